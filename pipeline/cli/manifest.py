@@ -1,0 +1,87 @@
+"""`texsynth manifest dtd|folder|demo`: make a manifest."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from cyclopts import App, Parameter, validators
+
+from pipeline.manifest import (
+    demo_manifest,
+    dtd_manifest,
+    folder_manifest,
+    manifest_format,
+    relocate_paths,
+    write_manifest,
+)
+
+app = App(
+    name="manifest",
+    help="Make a manifest: the list of textures that a run works through.",
+    version_flags=[],
+)
+
+
+@app.command
+def dtd(
+    *,
+    root: Path,
+    out: Path,
+    partition: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=10))] = 1,
+    split: Literal["train", "val", "test", "all"] = "all",
+    download: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """List images of the Describable Textures Dataset.
+
+    Args:
+        root: Folder that torchvision's DTD takes; the images lie in ROOT/dtd/dtd/images.
+        out: Manifest to write, .csv or .parquet.
+        partition: Which of DTD's ten partitions fills the column `split`.
+        split: Which split of that partition to list.
+        download: Fetch the data set (600 MB) if it is not there.
+    """
+    manifest_format(out)
+    _write(dtd_manifest(root, partition=partition, split=split, download=download), root, out)
+
+
+@app.command
+def folder(directory: Path, /, *, out: Path) -> None:
+    """List all images below a folder; the category is the first subfolder.
+
+    Args:
+        directory: Folder with images.
+        out: Manifest to write, .csv or .parquet.
+    """
+    manifest_format(out)
+    _write(folder_manifest(directory), directory, out)
+
+
+@app.command
+def demo(*, out: Path) -> None:
+    """Write six textures that come with scikit-image, and list them.
+
+    Args:
+        out: Manifest to write, .csv or .parquet; the images go to a folder beside it.
+    """
+    manifest_format(out)
+    images = out.with_name(f"{out.stem}-images")
+    _write(demo_manifest(images), images, out)
+
+
+def _write(table: pa.Table, root: Path, out: Path) -> None:
+    """Write the table, relative to the manifest's folder if it can be, and say what to do next."""
+    relocated = relocate_paths(table, root, out.parent)
+    write_manifest(table if relocated is None else relocated, out)
+    categories = pc.count_distinct(table["category"]).as_py()
+    noun = "category" if categories == 1 else "categories"
+    broken = table["width"].null_count
+    command = ["texsynth", "run", str(out), "--out", f"runs/{out.stem}"]
+    if relocated is None:
+        command += ["--root", str(root)]
+    print(
+        f"{table.num_rows} exemplars in {categories} {noun}"
+        f"{f' ({broken} missing or broken)' if broken else ''} written to {out}; "
+        f"next: {shlex.join(command)}"
+    )

@@ -1,0 +1,92 @@
+"""Tasks: every manifest row, times crops, times variations.
+
+A task's identity and seed depend only on the run's seed, the exemplar's id, the crop and the
+variation, so that a run can be resumed, or extended by rows or variations, without changing the
+tasks it already has.
+"""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TASK_COLUMNS = (
+    "task_id",
+    "exemplar_id",
+    "path",
+    "category",
+    "split",
+    "crop",
+    "variation",
+    "seed",
+)
+# Arrow's text arrays hold 2 GiB each: one per slice of rows keeps far from that.
+ROWS_PER_SLICE = 65_536
+
+
+def expand_tasks(table: pa.Table, *, crops: int, variations: int, seed: int) -> pa.Table:
+    """Return one row per task, exemplar by exemplar, crop by crop, variation by variation.
+
+    In this order the tasks of one exemplar are neighbours: its file is decoded for all of them
+    at once, and a run that is cut short leaves whole exemplars instead of a little of each.
+
+    Args:
+        table: rows of a manifest, as `load_manifest` returns them.
+        crops: crops of each exemplar, numbered from 0; at least 1.
+        variations: variations of each crop, numbered from 0; at least 1.
+        seed: the run's seed, any integer.
+
+    Returns:
+        `TASK_COLUMNS`, then all further columns in the manifest's order. `task_id` is
+        "EXEMPLAR_ID-cCROP-vVARIATION", `seed` is `task_seed(seed, task_id)`; `category` and `split`
+        are null where the manifest has no such column.
+
+    Raises:
+        ValueError: a count below 1, a column missing, or a column whose name a task needs.
+    """
+    for name, count in (("crops", crops), ("variations", variations)):
+        if count < 1:
+            raise ValueError(f"{name} {count}: expected at least 1")
+    missing = {"exemplar_id", "path"}.difference(table.column_names)
+    if missing:
+        raise ValueError(f"manifest columns {table.column_names}: {sorted(missing)} missing")
+    taken = {"task_id", "crop", "variation", "seed"}.intersection(table.column_names)
+    if taken:
+        raise ValueError(f"manifest columns {sorted(taken)}: tasks have columns of these names")
+    for name in ("category", "split"):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+    starts = range(0, max(table.num_rows, 1), ROWS_PER_SLICE)
+    return pa.concat_tables(
+        [_expand_slice(table.slice(s, ROWS_PER_SLICE), crops, variations, seed) for s in starts]
+    )
+
+
+def task_seed(seed: int, task_id: str) -> int:
+    """Return a task's seed: the first 63 bits of sha256("SEED:TASK_ID"), big-endian."""
+    digest = hashlib.sha256(f"{seed}:{task_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _expand_slice(table: pa.Table, crops: int, variations: int, seed: int) -> pa.Table:
+    exemplars = np.arange(table.num_rows)
+    crop = np.tile(np.repeat(np.arange(crops, dtype=np.int32), variations), len(exemplars))
+    variation = np.tile(np.arange(variations, dtype=np.int32), len(exemplars) * crops)
+    tasks = table.take(pa.array(np.repeat(exemplars, crops * variations)))
+    numbers = {"crop": pa.array(crop), "variation": pa.array(variation)}
+    task_id = pc.binary_join_element_wise(
+        tasks["exemplar_id"],
+        pc.binary_join_element_wise("c", numbers["crop"].cast(pa.string()), ""),
+        pc.binary_join_element_wise("v", numbers["variation"].cast(pa.string()), ""),
+        "-",
+    )
+    seeds = [task_seed(seed, name) for name in task_id.to_pylist()]
+    columns = {
+        **{name: tasks[name] for name in tasks.column_names},
+        **numbers,
+        "task_id": task_id,
+        "seed": pa.array(seeds, pa.int64()),
+    }
+    further = [name for name in table.column_names if name not in TASK_COLUMNS]
+    return pa.table({name: columns[name] for name in (*TASK_COLUMNS, *further)})
