@@ -1,0 +1,118 @@
+"""The paths of a run directory, and writes that are whole or not there.
+
+A file is written beside its place under a name that readers pass over (`_tmp-*.tmp`), synced to
+the disk, and renamed; the directory is synced after it. An error leaves no file under either name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TEMPORARY_PREFIX = "_tmp-"
+REPLACED_PREFIX = "_replaced-"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One output directory: the place of everything that a run writes."""
+
+    path: Path
+
+    @property
+    def run_json(self) -> Path:
+        """Resolved configuration, fingerprint, versions; written before work starts."""
+        return self.path / "run.json"
+
+    @property
+    def pending(self) -> Path:
+        """The tasks of this attempt."""
+        return self.path / "pending.parquet"
+
+    @property
+    def shards(self) -> Path:
+        """Committed rows, one file per flush."""
+        return self.path / "shards"
+
+    @property
+    def textures(self) -> Path:
+        """Committed rows after finalize, compacted and sorted. Only finalize makes this folder."""
+        return self.path / "textures"
+
+    @property
+    def metrics(self) -> Path:
+        """After finalize: all columns but the image."""
+        return self.path / "metrics.parquet"
+
+    @property
+    def report(self) -> Path:
+        """Gallery and plots."""
+        return self.path / "report"
+
+    @property
+    def success(self) -> Path:
+        """Marker: finalized, and no task is missing."""
+        return self.path / "_SUCCESS"
+
+    def create(self) -> None:
+        """Make the folders that a run writes to."""
+        self.shards.mkdir(parents=True, exist_ok=True)
+
+    def replaced(self) -> list[Path]:
+        """Earlier texture folders that a finalize put aside and has not yet removed."""
+        return sorted(self.path.glob(f"{REPLACED_PREFIX}*"))
+
+    def temporaries(self) -> list[Path]:
+        """Files whose writing has not ended: of writers at work, or that were killed."""
+        pattern = f"{TEMPORARY_PREFIX}*.tmp"
+        return [*self.path.glob(pattern), *self.shards.glob(pattern)]
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, which takes the place of `path` at the end.
+
+    Raises:
+        OSError: The disk is full, or the like; then nothing has changed.
+    """
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{unique}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json_atomic(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_table_atomic(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
