@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -79,3 +80,20 @@ def make_table() -> Callable[..., pa.Table]:
 @pytest.fixture
 def make_png() -> Callable[[str], bytes]:
     return png_of
+
+
+@pytest.fixture
+def damage_column() -> Callable[[Path, str], None]:
+    """Overwrites the pages of one column of a Parquet file; its footer stays whole."""
+
+    def damage(path: Path, name: str) -> None:
+        group = pq.read_metadata(path).row_group(0)
+        columns = [group.column(index) for index in range(group.num_columns)]
+        (column,) = [column for column in columns if column.path_in_schema == name]
+        data = bytearray(path.read_bytes())
+        start = column.dictionary_page_offset or column.data_page_offset
+        end = start + column.total_compressed_size
+        data[start:end] = b"\xff" * (end - start)
+        path.write_bytes(data)
+
+    return damage

@@ -1,0 +1,249 @@
+"""The committed rows of a run: what is in `shards/` and `textures/`, each task once.
+
+Of several rows of a task the one with the highest attempt counts; between equal attempts the one
+in `textures/`. A file that cannot be read, or holds other rows than ours, is named and passed over.
+The image column is read only when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.rundir import RunDirectory
+from pipeline.schema import SchemaError, carried_columns, row_schema
+
+KEYS = ("task_id", "category", "attempt")
+# A reader is overtaken by a finalize at most once per swap; more often means that files vanish.
+MAX_LISTINGS = 10
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class FileProblem:
+    """A file of the run directory that holds no readable rows.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it.
+    """
+
+    path: Path
+    reason: str
+
+
+class UnreadableFileError(Exception):
+    """A file holds no readable rows; `problem` says which and why."""
+
+    def __init__(self, problem: FileProblem) -> None:
+        super().__init__(f"{problem.path}: {problem.reason}")
+        self.problem = problem
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the files of a run hold.
+
+    Attributes:
+        files: The readable files, those of `textures/` first.
+        keys: All rows of them, superseded ones too: task_id, category, attempt, `file` (index into
+            `files`) and `row` (number in the file).
+        winners: Of `keys`, the rows that count, each task once; sorted by (category, task_id).
+        schema: The row schema, with the carried columns of all files.
+        problems: The files that were passed over.
+    """
+
+    files: tuple[Path, ...]
+    keys: pa.Table
+    winners: pa.Table
+    schema: pa.Schema
+    problems: tuple[FileProblem, ...]
+
+
+def read_committed(
+    run: RunDirectory, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, list[FileProblem]]:
+    """The committed rows, each task once, and the files that could not be read.
+
+    Safe while rows are committed and while a finalize is going on.
+
+    Args:
+        run: The run directory, which may be empty or missing.
+        columns: Names of fixed or carried columns; all but the image if not given.
+
+    Returns:
+        Rows sorted by (category, task_id), and the problems found.
+
+    Raises:
+        KeyError: No file has a column of this name.
+    """
+
+    def read(scan: Scan) -> tuple[pa.Table, list[FileProblem]]:
+        names = columns
+        if names is None:
+            names = [name for name in scan.schema.names if name != "image"]
+        return read_rows(scan, scan.winners, names), list(scan.problems)
+
+    return read_from_scan(run, read)
+
+
+def read_from_scan(run: RunDirectory, read: Callable[[Scan], Result]) -> Result:
+    """What `read` makes of the committed rows; it is called again where files move or break.
+
+    Args:
+        run: The run directory.
+        read: Reads with `read_rows` and changes nothing.
+    """
+    damaged: list[FileProblem] = []
+    vanished = 0
+    while True:
+        try:
+            return read(scan_committed(run, damaged))
+        except UnreadableFileError as error:
+            damaged.append(error.problem)
+        except FileNotFoundError:
+            vanished += 1
+            if vanished == MAX_LISTINGS:
+                raise
+
+
+def scan_committed(run: RunDirectory, damaged: Sequence[FileProblem] = ()) -> Scan:
+    """Which rows the files of a run hold, and which of them count.
+
+    Args:
+        run: The run directory.
+        damaged: Files to pass over, known to be unreadable further in.
+
+    Raises:
+        FileNotFoundError: A file was moved on by a finalize meanwhile; scan again.
+    """
+    files: list[Path] = []
+    tables: list[pa.Table] = []
+    problems = list(damaged)
+    carried = pa.schema([])
+    skipped = {problem.path for problem in damaged}
+    for path in (path for path in list_files(run) if path not in skipped):
+        try:
+            with open_parquet(path) as file:
+                columns = [carried, carried_columns(file.schema_arrow)]
+                carried = pa.unify_schemas(columns, promote_options="permissive")
+                table = file.read(list(KEYS)).replace_schema_metadata()
+        except UnreadableFileError as error:
+            problems.append(error.problem)
+            continue
+        tables.append(_located(table, len(files)))
+        files.append(path)
+    fields = [row_schema().field(name) for name in KEYS]
+    fields += [pa.field("file", pa.int32()), pa.field("row", pa.int64())]
+    keys = pa.concat_tables([pa.schema(fields).empty_table(), *tables])
+    winners = select_winners(keys)
+    return Scan(tuple(files), keys, winners, row_schema(carried), tuple(problems))
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file to read from, and nothing else, in the block.
+
+    Raises:
+        UnreadableFileError: What is read is no Parquet, damaged, or not ours.
+        FileNotFoundError: There is no such file (any more).
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, SchemaError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UnreadableFileError(FileProblem(path, reason)) from error
+
+
+def list_files(run: RunDirectory) -> list[Path]:
+    """The Parquet files that may hold committed rows, those of `textures/` first.
+
+    Shards are listed before textures, which rows move to, and all of it again until nothing has
+    changed, so that no row is missed while it moves.
+    """
+    listing: list[Path] | None = None
+    for _ in range(MAX_LISTINGS):
+        previous = listing
+        shards = sorted(run.shards.glob("*.parquet"))
+        textures = sorted(run.textures.glob("*.parquet"))
+        replaced = [path for folder in run.replaced() for path in sorted(folder.glob("*.parquet"))]
+        listing = [*textures, *shards, *replaced]
+        if listing == previous:
+            break
+    return listing or []
+
+
+def select_winners(keys: pa.Table) -> pa.Table:
+    """Of rows located as `Scan.keys` says, the one that counts of each task.
+
+    Sorted by (category, task_id).
+    """
+    order = [("task_id", "ascending"), ("attempt", "descending")]
+    ordered = keys.sort_by([*order, ("file", "ascending"), ("row", "ascending")])
+    tasks = ordered["task_id"].combine_chunks()
+    first = pa.array([True] * min(len(tasks), 1), pa.bool_())
+    changes = pc.not_equal(tasks[1:], tasks[:-1])
+    winners = ordered.filter(pa.chunked_array([first, changes]))
+    return winners.sort_by([("category", "ascending"), ("task_id", "ascending")])
+
+
+def read_rows(scan: Scan, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The given rows, in their order; only their row groups are read.
+
+    Args:
+        scan: Where the rows are.
+        rows: Rows of `scan.keys`.
+        columns: Names of columns; null where a file lacks a carried one.
+
+    Raises:
+        KeyError: No file has a column of this name.
+        FileNotFoundError: A file was moved on by a finalize meanwhile.
+        UnreadableFileError: A file is damaged further in.
+    """
+    unknown = sorted(set(columns) - set(scan.schema.names))
+    if unknown:
+        raise KeyError(f"columns {unknown}: no file of the run has them")
+    schema = pa.schema([scan.schema.field(name) for name in columns], scan.schema.metadata)
+    file_of_row = rows["file"].to_numpy()
+    row_in_file = rows["row"].to_numpy()
+    pieces, positions = [schema.empty_table()], [np.empty(0, np.int64)]
+    for index in np.unique(file_of_row):
+        here = np.flatnonzero(file_of_row == index)
+        here = here[np.argsort(row_in_file[here])]
+        positions.append(here)
+        pieces += _read_file_rows(scan.files[index], row_in_file[here], columns)
+    table = pa.concat_tables(pieces, promote_options="permissive").cast(schema)
+    return table.take(np.argsort(np.concatenate(positions)))
+
+
+def _read_file_rows(path: Path, rows: Any, columns: Sequence[str]) -> list[pa.Table]:
+    """The rows of one file, given in ascending order, row group by row group."""
+    tables = []
+    with open_parquet(path) as file:
+        present = [name for name in columns if name in file.schema_arrow.names]
+        sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+        starts = np.cumsum([0, *sizes])
+        group_of_row = np.searchsorted(starts, rows, side="right") - 1
+        for group in np.unique(group_of_row):
+            wanted = rows[group_of_row == group] - starts[group]
+            table = file.read_row_group(int(group), columns=present).take(wanted)
+            tables.append(table.replace_schema_metadata())
+    return tables
+
+
+def _located(table: pa.Table, file: int) -> pa.Table:
+    count = len(table)
+    table = table.append_column("file", pa.array(np.full(count, file, np.int32)))
+    return table.append_column("row", pa.array(np.arange(count, dtype=np.int64)))

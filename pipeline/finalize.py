@@ -1,0 +1,226 @@
+"""Shards compacted into `textures/`, then `metrics.parquet`, then `_SUCCESS`.
+
+A crash at any point loses no row, and `read_committed` sees each task once throughout:
+
+1. Build: the rows that count go, sorted by (category, task_id), into a folder that no reader looks
+   at. Its tasks are proved unique and complete before anything else changes.
+2. Swap: `textures/` is renamed to `_replaced-N/`, the new folder to `textures/`. Readers that glob
+   `textures/*.parquet` never see a row twice; between the two renames they see no folder at all.
+   File names hold a digest of the rows, so that no reader mixes the files of two folders.
+   `read_committed` looks into `_replaced-*` too.
+3. `metrics.parquet` is written from the new files.
+4. The files that were compacted are removed: these shards, the replaced folder's files. A file that
+   could not be read is never removed: it stays and goes on being named, or, where only its pages
+   are damaged, gets the suffix `.damaged`, so that its tasks count as missing.
+5. `_SUCCESS` is written if no task is missing; otherwise it is removed, before step 1.
+
+Run again after a crash, it starts from what is there; with nothing to be done it writes nothing.
+One row group of rows is in memory at a time. It must not run beside another finalize.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.committed import (
+    FileProblem,
+    Scan,
+    UnreadableFileError,
+    open_parquet,
+    read_rows,
+    scan_committed,
+)
+from pipeline.rundir import (
+    REPLACED_PREFIX,
+    TEMPORARY_PREFIX,
+    RunDirectory,
+    atomic_path,
+    sync,
+    write_json_atomic,
+)
+from pipeline.schema import carried_columns, metrics_schema
+from pipeline.shards import ROW_GROUP_ROWS, compute_rows_digest, open_row_writer
+
+
+class FinalizeError(RuntimeError):
+    """What was built is not what is committed; nothing was removed."""
+
+
+@dataclass(frozen=True)
+class Finalized:
+    """What a finalize found and left.
+
+    Attributes:
+        rows: Number of committed rows, each of another task.
+        missing: Ids of the expected tasks that have no row.
+        files: The files of `textures/`, in order.
+        problems: Files that could not be read and were left alone, where they lie now.
+    """
+
+    rows: int
+    missing: tuple[str, ...]
+    files: tuple[Path, ...]
+    problems: tuple[FileProblem, ...]
+
+
+def finalize(
+    run: RunDirectory, expected: pa.Array | pa.ChunkedArray, *, rows_per_file: int = 1024
+) -> Finalized:
+    """Compact the committed rows of a run; see the module for the order of events.
+
+    Args:
+        run: The run directory.
+        expected: The ids of all tasks of the manifest.
+        rows_per_file: The largest number of rows in a file of `textures/`.
+
+    Raises:
+        FinalizeError: The built files do not hold each committed task once.
+        OSError: The disk is full, or the like; the shards are still there.
+    """
+    damaged: list[FileProblem] = []
+    while True:
+        try:
+            return _finalize(run, expected, rows_per_file, damaged)
+        except UnreadableFileError as error:
+            path = error.problem.path
+            aside = path.replace(path.with_name(f"{path.name}.damaged"))
+            damaged.append(FileProblem(aside, error.problem.reason))
+
+
+def _finalize(
+    run: RunDirectory,
+    expected: pa.Array | pa.ChunkedArray,
+    rows_per_file: int,
+    damaged: list[FileProblem],
+) -> Finalized:
+    scan = scan_committed(run)
+    missing = expected.filter(pc.invert(pc.is_in(expected, scan.winners["task_id"])))
+    if len(missing):
+        run.success.unlink(missing_ok=True)
+    obsolete = [path for path in scan.files if path.parent != run.textures]
+    if not _is_compact(run, scan):
+        obsolete += _swap(run, scan, _build(run, scan, rows_per_file))
+    files = tuple(sorted(run.textures.glob("*.parquet")))
+    _write_metrics(run, files, scan.schema)
+    _remove(run, obsolete)
+    if not len(missing) and not run.success.exists():
+        write_json_atomic(run.success, {"tasks": len(scan.winners)})
+    problems = (*damaged, *scan_committed(run).problems)
+    return Finalized(len(scan.winners), tuple(missing.to_pylist()), files, problems)
+
+
+def _is_compact(run: RunDirectory, scan: Scan) -> bool:
+    """Whether `textures/` holds exactly the rows that count, and nothing unreadable."""
+    inside = [index for index, path in enumerate(scan.files) if path.parent == run.textures]
+    stored = pc.sum(pc.is_in(scan.keys["file"], pa.array(inside, pa.int32()))).as_py() or 0
+    counting = pc.sum(pc.is_in(scan.winners["file"], pa.array(inside, pa.int32()))).as_py() or 0
+    unreadable = any(problem.path.parent == run.textures for problem in scan.problems)
+    return bool(inside) and stored == counting == len(scan.winners) and not unreadable
+
+
+def _build(run: RunDirectory, scan: Scan, rows_per_file: int) -> Path:
+    """A folder with the rows that count, proved complete."""
+    folder = run.path / f"{TEMPORARY_PREFIX}textures"
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    try:
+        _write_parts(folder, scan, rows_per_file)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _write_parts(folder: Path, scan: Scan, rows_per_file: int) -> None:
+    winners = scan.winners
+    digest = compute_rows_digest(_task_attempts(winners))
+    starts = range(0, max(len(winners), 1), rows_per_file)
+    paths = [folder / f"part-{number:05d}-{digest}.parquet" for number in range(len(starts))]
+    for start, path in zip(starts, paths, strict=True):
+        _write_part(path, scan, winners.slice(start, rows_per_file))
+    sync(folder)
+    _prove(paths, winners)
+
+
+def _write_part(path: Path, scan: Scan, rows: pa.Table) -> None:
+    with open_row_writer(path, scan.schema) as writer:
+        for start in range(0, len(rows), ROW_GROUP_ROWS):
+            table = read_rows(scan, rows.slice(start, ROW_GROUP_ROWS), scan.schema.names)
+            writer.write_table(table)
+    sync(path)
+
+
+def _prove(paths: list[Path], winners: pa.Table) -> None:
+    """Raise unless the files hold each committed task once, in order."""
+    names = ["task_id", "attempt"]
+    built = _read_columns(paths, names)
+    tasks, distinct = len(built), pc.count_distinct(built["task_id"]).as_py()
+    if distinct != tasks or not built.equals(winners.select(names).combine_chunks()):
+        got = f"{tasks} rows of {distinct} tasks"
+        raise FinalizeError(f"{paths[0].parent}: got {got}, expected {len(winners)} of as many")
+
+
+def _swap(run: RunDirectory, scan: Scan, built: Path) -> list[Path]:
+    """Put the built folder in place; gives the read files of the one that it replaced."""
+    replaced = []
+    if run.textures.exists():
+        taken = {path.name for path in run.replaced()}
+        names = (f"{REPLACED_PREFIX}{number}" for number in range(len(taken) + 1))
+        aside = run.path / next(name for name in names if name not in taken)
+        run.textures.replace(aside)
+        replaced = [aside / path.name for path in scan.files if path.parent == run.textures]
+    built.replace(run.textures)
+    sync(run.path)
+    return replaced
+
+
+def _write_metrics(run: RunDirectory, files: Iterable[Path], schema: pa.Schema) -> None:
+    """Write `metrics.parquet` from the files of `textures/`, unless it is theirs already."""
+    files = list(files)
+    schema = metrics_schema(carried_columns(schema))
+    if _has_keys_of(run.metrics, files):
+        return
+    with (
+        atomic_path(run.metrics) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for path in files:
+            writer.write_table(_read_columns([path], schema.names).cast(schema))
+
+
+def _has_keys_of(metrics: Path, files: list[Path]) -> bool:
+    keys = ["task_id", "attempt"]
+    stored = _read_columns(files, keys)
+    try:
+        return bool(_read_columns([metrics], keys).equals(stored))
+    except (FileNotFoundError, UnreadableFileError):
+        return False
+
+
+def _remove(run: RunDirectory, files: Iterable[Path]) -> None:
+    """Remove compacted files, what a killed writer left, and the folders that this empties."""
+    for path in [*files, *run.temporaries()]:
+        path.unlink(missing_ok=True)
+    for folder in run.replaced():
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _read_columns(paths: list[Path], names: list[str]) -> pa.Table:
+    tables = []
+    for path in paths:
+        with open_parquet(path) as file:
+            tables.append(file.read(names).replace_schema_metadata())
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _task_attempts(rows: pa.Table) -> Iterable[tuple[str, int]]:
+    return zip(rows["task_id"].to_pylist(), rows["attempt"].to_pylist(), strict=True)

@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.committed import open_parquet, read_committed
+from pipeline.finalize import Finalized, FinalizeError, finalize
+from pipeline.rundir import RunDirectory
+from pipeline.shards import commit_rows
+
+MakeTable = Callable[..., pa.Table]
+IDS = [f"t{number:02d}" for number in range(10)]
+
+
+def finalized(run: RunDirectory, ids: Iterable[str] = IDS, rows_per_file: int = 4) -> Finalized:
+    return finalize(run, pa.array(ids, pa.string()), rows_per_file=rows_per_file)
+
+
+def attempts(run: RunDirectory) -> dict[str, int]:
+    """Attempt by task, as a reader of the whole run sees them; each task once."""
+    table, problems = read_committed(run, ["task_id", "attempt"])
+    assert problems == []
+    rows = table.to_pylist()
+    result = {row["task_id"]: row["attempt"] for row in rows}
+    assert len(result) == len(rows)
+    return result
+
+
+def commit_story(run: RunDirectory, make_table: MakeTable) -> None:
+    """Ten tasks over three shards, of which two rows are superseded."""
+    commit_rows(run, make_table(IDS[:4], category="wool"))
+    commit_rows(run, make_table(IDS[4:], category="bark"))
+    commit_rows(run, make_table(IDS[2:6], attempt=1, category="moss"))
+
+
+def assert_finished(run: RunDirectory, expected: dict[str, int]) -> None:
+    """What a reader who knows nothing of the protocol sees is the whole run."""
+    textures = pq.read_table(run.textures)
+    found = dict(zip(textures["task_id"].to_pylist(), textures["attempt"].to_pylist(), strict=True))
+    assert found == expected
+    assert len(textures) == len(expected)
+    assert pq.read_table(run.metrics).equals(textures.drop_columns(["image"]))
+    assert run.success.exists()
+    names = {path.name for path in run.path.iterdir()}
+    assert names == {"shards", "textures", "metrics.parquet", "_SUCCESS"}
+    assert list(run.shards.iterdir()) == []
+
+
+def test_a_run_becomes_sorted_textures(
+    run: RunDirectory, make_table: MakeTable, make_png: Callable[[str], bytes]
+) -> None:
+    commit_story(run, make_table)
+    result = finalized(run)
+    assert (result.rows, result.missing, result.problems) == (10, (), ())
+    assert [pq.read_metadata(path).num_rows for path in result.files] == [4, 4, 2]
+    assert_finished(run, {task: int(task in IDS[2:6]) for task in IDS})
+    textures = pa.concat_tables([pq.read_table(path) for path in result.files])
+    keys = list(zip(*(textures[name].to_pylist() for name in ("category", "task_id")), strict=True))
+    assert keys == sorted(keys)
+    for row in textures.to_pylist():
+        assert row["image"]["bytes"] == make_png(row["task_id"])
+    assert json.loads(run.success.read_text()) == {"tasks": 10}
+
+
+def test_a_second_finalize_writes_nothing(run: RunDirectory, make_table: MakeTable) -> None:
+    commit_story(run, make_table)
+    finalized(run)
+    before = {path: path.stat() for path in run.path.rglob("*")}
+    finalized(run)
+    assert {path: path.stat() for path in run.path.rglob("*")} == before
+
+
+def test_success_waits_for_the_last_task(run: RunDirectory, make_table: MakeTable) -> None:
+    commit_rows(run, make_table(IDS[:9]))
+    assert finalized(run).missing == (IDS[9],)
+    assert not run.success.exists()
+    commit_rows(run, make_table(IDS[9:], status="failed"))
+    assert finalized(run).missing == ()
+    assert run.success.exists()
+    assert finalized(run, [*IDS, "new"]).missing == ("new",)
+    assert not run.success.exists()
+
+
+def test_a_retry_replaces_its_row(run: RunDirectory, make_table: MakeTable) -> None:
+    commit_rows(run, make_table(IDS[:9]))
+    commit_rows(run, make_table(IDS[9:], status="failed", error="disk"))
+    finalized(run)
+    commit_rows(run, make_table(IDS[9:], attempt=1))
+    finalized(run)
+    assert_finished(run, {task: int(task == IDS[9]) for task in IDS})
+    assert pq.read_table(run.metrics)["error"].null_count == 10
+
+
+def test_a_run_without_rows_can_be_finalized(run: RunDirectory) -> None:
+    assert finalized(run).missing == tuple(IDS)
+    assert len(pd.read_parquet(run.textures)) == 0
+
+
+def test_carried_columns_of_later_shards(run: RunDirectory, make_table: MakeTable) -> None:
+    commit_rows(run, make_table(IDS[:5]))
+    carried = pa.schema([("note", pa.string())])
+    commit_rows(run, make_table(IDS[5:], carried=carried, note="late"))
+    finalized(run)
+    assert pq.read_table(run.metrics)["note"].to_pylist() == [None] * 5 + ["late"] * 5
+
+
+def test_pandas_duckdb_and_datasets_read_the_folder(
+    run: RunDirectory, make_table: MakeTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_story(run, make_table)
+    finalized(run)
+    frame = pd.read_parquet(run.textures)
+    assert sorted(frame["task_id"]) == IDS
+    query = "select task_id, octet_length(image.bytes) from read_parquet(?)"
+    rows = duckdb.execute(query, [str(run.textures / "*.parquet")]).fetchall()
+    assert sorted(task for task, size in rows if size > 0) == IDS
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets: Any = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset(
+        "parquet", data_dir=str(run.textures), cache_dir=str(tmp_path / "cache"), split="train"
+    )
+    assert sorted(loaded["task_id"]) == IDS
+    assert {image.size for image in loaded["image"]} == {(8, 8)}
+
+
+class CrashError(BaseException):
+    """The process ends here; not an error that anything catches."""
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], int]:
+    """Let the n-th call that changes the directory, and all later ones, raise; counts calls."""
+    count = 0
+    for name in ("replace", "rename", "unlink", "rmdir", "mkdir", "fsync"):
+        real = getattr(os, name)
+
+        def call(*args: Any, real: Callable[..., Any] = real, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count >= number:
+                raise CrashError
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(os, name, call)
+    return lambda: count
+
+
+def crashes(run: RunDirectory, number: int) -> bool:
+    with pytest.MonkeyPatch.context() as patch:
+        crash_at(patch, number)
+        try:
+            finalized(run)
+        except CrashError:
+            return True
+    return False
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("extended", [False, True], ids=["first", "again"])
+def test_a_crash_at_any_point_loses_nothing(
+    tmp_path: Path, make_table: MakeTable, extended: bool
+) -> None:
+    original = RunDirectory(tmp_path / "original")
+    original.create()
+    if extended:
+        commit_rows(original, make_table(IDS[:5], category="wool"))
+        finalized(original)
+    commit_story(original, make_table)
+    expected = {task: int(task in IDS[2:6]) for task in IDS}
+    assert attempts(original) == expected
+    number, crashed = 0, True
+    while crashed:
+        number += 1
+        run = RunDirectory(tmp_path / f"crash-{number}")
+        shutil.copytree(original.path, run.path)
+        crashed = crashes(run, number)
+        assert attempts(run) == expected
+        if run.textures.exists():
+            ids = pq.read_table(run.textures)["task_id"].to_pylist()
+            assert len(set(ids)) == len(ids)
+        if run.success.exists():
+            assert_finished(run, expected)
+        crashes(run, number + 3)
+        assert attempts(run) == expected
+        finalized(run)
+        assert_finished(run, expected)
+    assert number > 15
+
+
+def test_a_full_disk_leaves_the_shards(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_story(run, make_table)
+    before = sorted(run.path.rglob("*"))
+    calls = iter(range(100))
+    real = pq.ParquetWriter.write_table
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        if next(calls) == 1:
+            raise OSError(28, "No space left on device")
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
+    with pytest.raises(OSError, match="No space left"):
+        finalized(run)
+    assert sorted(run.path.rglob("*")) == before
+    finalized(run)
+    assert_finished(run, {task: int(task in IDS[2:6]) for task in IDS})
+
+
+def test_unreadable_files_are_kept_and_named(run: RunDirectory, make_table: MakeTable) -> None:
+    commit_rows(run, make_table(IDS[:5]))
+    finalized(run)
+    (run.textures / "part-foreign.parquet").write_bytes(b"")
+    (run.shards / "part-cut.parquet").write_bytes(b"PAR1")
+    commit_rows(run, make_table(IDS[5:]))
+    result = finalized(run)
+    assert (result.rows, result.missing) == (10, ())
+    found = {str(problem.path.relative_to(run.path)) for problem in result.problems}
+    assert found == {"shards/part-cut.parquet", "_replaced-0/part-foreign.parquet"}
+    assert all(problem.path.exists() for problem in result.problems)
+    assert sorted(pd.read_parquet(run.textures)["task_id"]) == IDS
+    assert finalized(run) == result
+
+
+def test_a_shard_damaged_inside_is_put_aside(
+    run: RunDirectory, make_table: MakeTable, damage_column: Callable[[Path, str], None]
+) -> None:
+    commit_rows(run, make_table(IDS[:5]))
+    damaged = commit_rows(run, make_table(IDS[5:]))
+    damage_column(damaged, "float_loss")
+    result = finalized(run)
+    assert result.missing == tuple(IDS[5:])
+    aside = damaged.with_name(f"{damaged.name}.damaged")
+    assert [problem.path for problem in result.problems] == [aside]
+    assert aside.exists()
+    commit_rows(run, make_table(IDS[5:]))
+    assert finalized(run).missing == ()
+
+
+def test_what_was_built_wrong_is_not_put_in_place(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_story(run, make_table)
+    real = pq.ParquetWriter.write_table
+
+    def write_less(self: Any, table: pa.Table, *args: Any, **kwargs: Any) -> None:
+        real(self, table.slice(1), *args, **kwargs)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_less)
+    with pytest.raises(FinalizeError, match="got 7 rows of 7 tasks, expected 10"):
+        finalized(run)
+    assert len(attempts(run)) == 10
+    assert not run.textures.exists()
+
+
+def test_what_a_killed_writer_left_is_removed(run: RunDirectory, make_table: MakeTable) -> None:
+    commit_rows(run, make_table(IDS))
+    (run.shards / "_tmp-part-0.parquet.1-aa.tmp").write_bytes(b"PAR1")
+    finalized(run)
+    assert_finished(run, dict.fromkeys(IDS, 0))
+
+
+def test_a_reader_sees_each_row_while_finalize_goes_on(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_story(run, make_table)
+    seen = []
+    for name in ("replace", "unlink"):
+        real = getattr(os, name)
+
+        def call(*args: Any, real: Callable[..., Any] = real, **kwargs: Any) -> Any:
+            result = real(*args, **kwargs)
+            seen.append(attempts(run))
+            return result
+
+        monkeypatch.setattr(os, name, call)
+    finalized(run)
+    assert len(seen) > 5
+    assert all(found == seen[0] and len(found) == 10 for found in seen)
+
+
+def test_a_reader_that_finalize_overtakes_starts_again(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_story(run, make_table)
+    calls = []
+
+    def overtaken(path: Path) -> Any:
+        calls.append(path)
+        if len(calls) == 3:
+            monkeypatch.undo()
+            finalized(run)
+        return open_parquet(path)
+
+    monkeypatch.setattr("pipeline.committed.open_parquet", overtaken)
+    assert len(attempts(run)) == 10
+
+
+batches = st.lists(
+    st.tuples(st.sets(st.sampled_from(IDS), min_size=1), st.integers(0, 2), st.booleans()),
+    max_size=5,
+)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(batches=batches, rows_per_file=st.integers(1, 12))
+def test_finalize_keeps_the_highest_attempts(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_table: MakeTable,
+    batches: list[tuple[set[str], int, bool]],
+    rows_per_file: int,
+) -> None:
+    run = RunDirectory(tmp_path_factory.mktemp("run"))
+    run.create()
+    expected: dict[str, int] = {}
+    for tasks, attempt, finalizes in batches:
+        commit_rows(run, make_table(sorted(tasks), attempt=attempt))
+        expected |= {task: max(attempt, expected.get(task, 0)) for task in tasks}
+        if finalizes:
+            finalized(run, rows_per_file=rows_per_file)
+        assert attempts(run) == expected
+    result = finalized(run, expected, rows_per_file=rows_per_file)
+    assert_finished(run, expected)
+    assert all(pq.read_metadata(path).num_rows <= rows_per_file for path in result.files)
