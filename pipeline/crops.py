@@ -30,7 +30,7 @@ IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "JPEG2000"
 # What Pillow's decoders raise on damaged data (warnings, where Python makes errors of them).
 DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError),
-    *(NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError, Warning),
+    *(RuntimeError, struct.error, zlib.error, Image.DecompressionBombError, Warning),
 )
 _TRANSPOSE_OF_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -107,14 +107,11 @@ def prepare_crop(
     image = load_image(data, max_pixels=max_pixels)
     checksum = hashlib.sha256(data).hexdigest()
     width, height = image.size
-    side = min(width, height)
-    match mode:
-        case "centre":
-            left, top = (width - side) // 2, (height - side) // 2
-        case "reference":
-            left, top = 0, 0
-        case "random":
-            left, top, side = _draw_square(width, height, size, f"{seed}:{index}:{checksum}")
+    left, top, side = 0, 0, min(width, height)
+    if mode == "centre":
+        left, top = (width - side) // 2, (height - side) // 2
+    elif mode == "random":
+        left, top, side = _draw_square(width, height, size, f"{seed}:{index}:{checksum}")
     square = image.crop((left, top, left + side, top + side))
     if side != size:
         square = square.resize((size, size), Image.Resampling.LANCZOS)
@@ -135,14 +132,14 @@ def load_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
 
     * The EXIF orientation is applied; of an animation the first frame is taken.
     * Transparency is laid over white, so that colours hidden under it never come into a texture.
-    * 16-bit gray is scaled from 0..65535; 16-bit colour is cut to its upper 8 bits by Pillow.
-    * Float gray is scaled from the smallest of 0..1, 0..255 and 0..65535 that holds all values.
+    * 16-bit gray is scaled from 0..65535, float gray from the smallest of 0..1, 0..255 and 0..65535
+      that holds all values; of 16-bit colour Pillow keeps the upper 8 bits.
     * Colour profiles are not applied.
 
     Args:
         data: the file's bytes.
-        max_pixels: an image whose header announces more is refused before it is decoded. Pillow's
-            own limit, about 179 million, always holds too.
+        max_pixels: a larger image is refused by its header, before it is decoded. Pillow's own
+            limit, about 179 million, always holds too.
 
     Raises:
         ImageError: empty, truncated or damaged data, no known format, or too many pixels.
@@ -185,7 +182,8 @@ def read_image_bytes(path: str, root: str = "") -> bytes:
 
 def image_suffixes() -> frozenset[str]:
     """Return the file name suffixes, lower case with a dot, of what `load_image` reads."""
-    return frozenset(s for s, name in Image.registered_extensions().items() if name in _formats())
+    formats = _formats()
+    return frozenset(s for s, name in Image.registered_extensions().items() if name in formats)
 
 
 def _formats() -> list[str]:
