@@ -21,6 +21,9 @@ TASK_COLUMNS = (
     "variation",
     "seed",
 )
+# Sizes of the source file: output rows have columns of these names for the texture, and give the
+# source's as measured.
+SOURCE_COLUMNS = ("width", "height")
 # Arrow's text arrays hold 2 GiB each: one per slice of rows keeps far from that.
 ROWS_PER_SLICE = 65_536
 
@@ -38,9 +41,9 @@ def expand_tasks(table: pa.Table, *, crops: int, variations: int, seed: int) -> 
         seed: the run's seed, any integer.
 
     Returns:
-        `TASK_COLUMNS`, then all further columns in the manifest's order. `task_id` is
-        "EXEMPLAR_ID-cCROP-vVARIATION", `seed` is `task_seed(seed, task_id)`; `category` and `split`
-        are null where the manifest has no such column.
+        `TASK_COLUMNS`, then all further columns but `SOURCE_COLUMNS` in the manifest's order.
+        `task_id` is "EXEMPLAR_ID-cCROP-vVARIATION", `seed` is `task_seed(seed, task_id)`;
+        `category` and `split` are null where the manifest has no such column.
 
     Raises:
         ValueError: a count below 1, a column missing, or a column whose name a task needs.
@@ -88,5 +91,6 @@ def _expand_slice(table: pa.Table, crops: int, variations: int, seed: int) -> pa
         "task_id": task_id,
         "seed": pa.array(seeds, pa.int64()),
     }
-    further = [name for name in table.column_names if name not in TASK_COLUMNS]
+    placed = {*TASK_COLUMNS, *SOURCE_COLUMNS}
+    further = [name for name in table.column_names if name not in placed]
     return pa.table({name: columns[name] for name in (*TASK_COLUMNS, *further)})

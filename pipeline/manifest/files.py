@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from pipeline.manifest.checks import RowNumbers, conform_columns, find_row_problems, list_rows
+from pipeline.rundir import atomic_path
 
 
 class ManifestError(ValueError):
@@ -87,14 +88,11 @@ def write_manifest(table: pa.Table, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     write = {"csv": pa.csv.write_csv, "parquet": pa.parquet.write_table}[manifest_format(path)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(table, str(unfinished))
-        unfinished.replace(path)
+        with atomic_path(path) as unfinished:
+            write(table, str(unfinished))
     except pa.ArrowException as error:
         raise ManifestError(f"manifest '{path}' cannot be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def manifest_format(path: str | os.PathLike[str]) -> Literal["csv", "parquet"]:

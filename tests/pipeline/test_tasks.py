@@ -55,9 +55,9 @@ def test_tasks_are_the_ordered_product(ids, crops, variations, seed):
 
 
 def test_schema_and_column_order():
-    table = manifest(["a"], sha256=["0"], category=["stone"], roughness=[0.5])
+    table = manifest(["a"], sha256=["0"], width=[3], category=["stone"], height=[4], depth=[0.5])
     result = expand_tasks(table, crops=1, variations=1, seed=0)
-    assert result.column_names == [*TASK_COLUMNS, "note", "sha256", "roughness"]
+    assert result.column_names == [*TASK_COLUMNS, "note", "sha256", "depth"]
     assert [result.schema.field(name).type for name in ("crop", "variation", "seed")] == [
         pa.int32(),
         pa.int32(),
