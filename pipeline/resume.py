@@ -1,0 +1,174 @@
+"""What a run is (`run.json`), whether it may go on, and which tasks are left.
+
+Resume is an anti-join of the manifest's tasks against the committed rows. A run goes on only with
+the fingerprint that it began with: the digest of everything that changes a texture.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.columns import STATUSES
+from pipeline.rundir import RunDirectory, write_json_atomic, write_table_atomic
+
+
+class RunRecordError(ValueError):
+    """`run.json` cannot be read."""
+
+
+class RunMismatchError(ValueError):
+    """A run directory belongs to a run of another configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """The content of `run.json`.
+
+    Attributes:
+        config: The whole resolved configuration, nested; JSON values only.
+        identity: What changes a texture, nested; the fingerprint is its digest.
+        versions: Version by package.
+        weights: Weights id.
+        weights_sha256: SHA-256 of the weight tensors.
+        manifest: Path of the manifest.
+        manifest_sha256: SHA-256 of the manifest's bytes.
+        root: Folder or URI that the manifest's paths are relative to.
+        carried: The manifest columns that are carried into the rows.
+        created_at: When the run began, ISO 8601 with time zone.
+    """
+
+    config: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    versions: Mapping[str, str]
+    weights: str
+    weights_sha256: str
+    manifest: str
+    manifest_sha256: str
+    root: str
+    carried: pa.Schema
+    created_at: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that changes a texture; 16 hex digits."""
+        return compute_fingerprint(self.identity)
+
+
+def compute_fingerprint(values: Mapping[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 of `values` as canonical JSON.
+
+    Raises:
+        TypeError: A value has no JSON form.
+        ValueError: A value is NaN or infinite.
+    """
+    text = json.dumps(
+        values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_run_record(run: RunDirectory, record: RunRecord) -> None:
+    """Write `run.json`, whole or not at all."""
+    carried = base64.b64encode(record.carried.serialize().to_pybytes()).decode()
+    values = {"fingerprint": record.fingerprint, **vars(record), "carried": carried}
+    write_json_atomic(run.run_json, values)
+
+
+def load_run_record(run: RunDirectory) -> RunRecord | None:
+    """The content of `run.json`; None where there is no such file.
+
+    Raises:
+        RunRecordError: The file is no run record, or was changed by hand.
+    """
+    try:
+        text = run.run_json.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        values = json.loads(text)
+        fingerprint = values.pop("fingerprint")
+        carried = base64.b64decode(values.pop("carried"), validate=True)
+        schema = pa.ipc.read_schema(pa.py_buffer(carried))
+        record = RunRecord(**values, carried=schema)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise RunRecordError(f"{run.run_json}: no run record: {error!r}") from error
+    if fingerprint != record.fingerprint:
+        expected = f"{record.fingerprint!r}, that of its 'identity'"
+        raise RunRecordError(f"{run.run_json}: fingerprint {fingerprint!r}, expected {expected}")
+    return record
+
+
+def refuse_other_config(old: RunRecord, new: RunRecord) -> None:
+    """Refuse to go on with a run under another configuration.
+
+    Raises:
+        RunMismatchError: The fingerprints differ; the message has one line per different value,
+            as `synthesis.spectrum: "colour" -> "gray"`.
+    """
+    if old.fingerprint == new.fingerprint:
+        return
+    before, after = dict(_flatten(old.identity)), dict(_flatten(new.identity))
+    names = [name for name in before | after if before.get(name) != after.get(name)]
+    lines = [f"  {name}: {_shown(before, name)} -> {_shown(after, name)}" for name in names]
+    head = f"the run was made with another configuration ({old.fingerprint} -> {new.fingerprint}):"
+    raise RunMismatchError("\n".join([head, *lines, "take these values, or another directory"]))
+
+
+def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] = ()) -> pa.Table:
+    """The tasks that are left to do.
+
+    Args:
+        tasks: All tasks of the manifest, with a column `task_id`, each once.
+        committed: `task_id`, `status` and `attempt` of the committed rows, each task once.
+        retry: Statuses of committed rows whose tasks are done again.
+
+    Returns:
+        The tasks left, in their order, with a column `attempt` (int32): 0 for a new task, one more
+        than that of its row for a task that is done again.
+
+    Raises:
+        ValueError: A task has no id or comes twice, or `retry` has an unknown status.
+    """
+    unknown = sorted(set(retry) - set(STATUSES))
+    if unknown:
+        raise ValueError(f"retry: got {unknown}, expected some of {', '.join(STATUSES)}")
+    ids = tasks["task_id"]
+    if ids.null_count or pc.count_distinct(ids).as_py() < len(ids):
+        twice = [item["values"] for item in pc.value_counts(ids).to_pylist() if item["counts"] > 1]
+        raise ValueError(f"tasks: {ids.null_count} without an id, named twice: {twice[:10]}")
+    again = pc.is_in(committed["status"], pa.array(sorted(retry), pa.string()))
+    done = committed.filter(pc.invert(again))["task_id"]
+    left = tasks.filter(pc.invert(pc.is_in(ids, done)))
+    row = pc.index_in(left["task_id"], committed["task_id"])
+    attempt = pc.fill_null(pc.add(committed["attempt"].take(row), 1), 0).cast(pa.int32())
+    if "attempt" in left.column_names:
+        left = left.drop_columns(["attempt"])
+    return left.append_column("attempt", attempt)
+
+
+def write_pending(run: RunDirectory, pending: pa.Table) -> None:
+    """Write `pending.parquet`, whole or not at all; with tasks left, the run is no success."""
+    if len(pending):
+        run.success.unlink(missing_ok=True)
+    write_table_atomic(run.pending, pending)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and their values as JSON."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
+
+
+def _shown(values: Mapping[str, str], name: str) -> str:
+    return values.get(name, "(absent)")

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.finalize import finalize
+from pipeline.query import load_images, load_metrics
+from pipeline.rundir import RunDirectory
+from pipeline.shards import commit_rows
+
+MakeTable = Callable[..., pa.Table]
+IDS = [f"t{number:03d}" for number in range(100)]
+
+
+def test_metrics_during_the_run_and_after_it(run: RunDirectory, make_table: MakeTable) -> None:
+    assert load_metrics(run).empty
+    commit_rows(run, make_table(IDS[:50]))
+    during = load_metrics(run)
+    assert list(during["task_id"]) == IDS[:50]
+    assert "image" not in during
+    finalize(run, pa.array(IDS))
+    assert load_metrics(run).equals(during)
+    commit_rows(run, make_table(IDS[50:]))
+    commit_rows(run, make_table(IDS[:1], attempt=1))
+    later = load_metrics(run)
+    assert list(later["task_id"]) == IDS
+    assert later["attempt"].sum() == 1
+
+
+def test_finished_metrics_come_from_one_file(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_rows(run, make_table(IDS))
+    finalize(run, pa.array(IDS))
+    monkeypatch.delattr("pipeline.query.read_committed")
+    assert list(load_metrics(run)["task_id"]) == IDS
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_images_are_the_stored_ones(
+    run: RunDirectory, make_table: MakeTable, make_png: Callable[[str], bytes], finished: bool
+) -> None:
+    commit_rows(run, make_table(IDS))
+    if finished:
+        finalize(run, pa.array(IDS))
+    wanted = ["t099", "t000", "t050", "t099"]
+    images = load_images(run, wanted)
+    assert list(images) == ["t099", "t000", "t050"]
+    for task_id, image in images.items():
+        stored = Image.open(io.BytesIO(make_png(task_id)))
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(stored))
+
+
+def test_only_the_row_groups_asked_for_are_read(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_rows(run, make_table(IDS))
+    groups = []
+    real = pq.ParquetFile.read_row_group
+
+    def counted(self: Any, group: int, *args: Any, **kwargs: Any) -> pa.Table:
+        groups.append(group)
+        return real(self, group, *args, **kwargs)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    load_images(run, ["t099", "t098"])
+    assert groups == [1]
+
+
+def test_a_task_without_an_image_is_named(run: RunDirectory, make_table: MakeTable) -> None:
+    commit_rows(run, make_table(["a"]))
+    commit_rows(run, make_table(["b"], status="failed"))
+    with pytest.raises(KeyError, match=r"no image of tasks \['b', 'c'\], 2 in all"):
+        load_images(run, ["a", "b", "c"])

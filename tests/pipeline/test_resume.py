@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.columns import STATUSES
+from pipeline.committed import read_committed
+from pipeline.finalize import finalize
+from pipeline.resume import (
+    RunMismatchError,
+    RunRecord,
+    RunRecordError,
+    compute_fingerprint,
+    load_run_record,
+    pending_tasks,
+    refuse_other_config,
+    write_pending,
+    write_run_record,
+)
+from pipeline.rundir import RunDirectory
+from pipeline.shards import commit_rows
+
+
+@pytest.fixture
+def record() -> RunRecord:
+    return RunRecord(
+        config={"synthesis": {"spectrum": "colour"}, "lanes": 4},
+        identity={"synthesis": {"spectrum": "colour", "levels": [64, 128]}, "size": 128},
+        versions={"torch": "2.6.0"},
+        weights="random:0",
+        weights_sha256="00",
+        manifest="textures.csv",
+        manifest_sha256="11",
+        root="images",
+        carried=pa.schema([("note", pa.string()), ("split_1", pa.dictionary("int8", "string"))]),
+        created_at="2026-01-02T03:04:05+00:00",
+    )
+
+
+def tasks_of(*task_ids: str | None) -> pa.Table:
+    return pa.table({"task_id": pa.array(task_ids, pa.string())})
+
+
+def committed_of(*rows: tuple[str, str, int]) -> pa.Table:
+    names = [("task_id", pa.string()), ("status", pa.string()), ("attempt", pa.int32())]
+    values = [dict(zip(("task_id", "status", "attempt"), row, strict=True)) for row in rows]
+    return pa.Table.from_pylist(values, schema=pa.schema(names))
+
+
+def test_run_record_comes_back_as_it_was(run: RunDirectory, record: RunRecord) -> None:
+    assert load_run_record(run) is None
+    write_run_record(run, record)
+    assert load_run_record(run) == record
+    assert json.loads(run.run_json.read_text())["fingerprint"] == record.fingerprint
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"fingerprint": "0", "carried": "?"}'])
+def test_a_broken_run_record_is_named(run: RunDirectory, text: str) -> None:
+    run.run_json.write_text(text)
+    with pytest.raises(RunRecordError, match=r"run\.json: no run record"):
+        load_run_record(run)
+
+
+def test_a_run_record_changed_by_hand_is_refused(run: RunDirectory, record: RunRecord) -> None:
+    write_run_record(run, record)
+    run.run_json.write_text(run.run_json.read_text().replace('"size": 128', '"size": 256'))
+    with pytest.raises(RunRecordError, match=f"fingerprint '{record.fingerprint}', expected"):
+        load_run_record(run)
+
+
+def test_fingerprint_is_blind_to_order_and_nothing_else() -> None:
+    fingerprint = compute_fingerprint({"a": 1, "b": {"c": (1, 2), "d": "é"}})
+    assert fingerprint == compute_fingerprint({"b": {"d": "é", "c": [1, 2]}, "a": 1})
+    assert fingerprint == "b6d26458a69195a3"
+    assert fingerprint != compute_fingerprint({"a": 1, "b": {"c": [2, 1], "d": "é"}})
+    for value, error in ((object(), TypeError), (math.nan, ValueError)):
+        with pytest.raises(error):
+            compute_fingerprint({"a": value})
+
+
+def test_another_configuration_is_refused_with_the_difference(record: RunRecord) -> None:
+    refuse_other_config(record, replace(record, config={"lanes": 8}, manifest="more.csv"))
+    identity = {"synthesis": {"spectrum": "gray", "levels": [64, 128], "step": 1.0}}
+    with pytest.raises(RunMismatchError) as error:
+        refuse_other_config(record, replace(record, identity=identity))
+    assert str(error.value).splitlines()[1:4] == [
+        '  synthesis.spectrum: "colour" -> "gray"',
+        "  size: 128 -> (absent)",
+        "  synthesis.step: (absent) -> 1.0",
+    ]
+
+
+def test_what_is_committed_is_not_done_again() -> None:
+    committed = committed_of(("a", "ok", 0), ("b", "failed", 2), ("gone", "ok", 0))
+    pending = pending_tasks(tasks_of("c", "b", "a", "d"), committed)
+    assert pending.to_pylist() == [
+        {"task_id": "c", "attempt": 0},
+        {"task_id": "d", "attempt": 0},
+    ]
+    assert pending.schema.field("attempt").type == pa.int32()
+
+
+def test_retry_counts_on_from_the_last_attempt() -> None:
+    committed = committed_of(("a", "ok", 0), ("b", "failed", 2), ("c", "timeout", 0))
+    pending = pending_tasks(tasks_of("a", "b", "c", "d"), committed, retry=["failed"])
+    assert pending.to_pylist() == [
+        {"task_id": "b", "attempt": 3},
+        {"task_id": "d", "attempt": 0},
+    ]
+
+
+def test_tasks_that_are_not_distinct_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"named twice: \['a'\]"):
+        pending_tasks(tasks_of("a", "b", "a"), committed_of())
+    with pytest.raises(ValueError, match="1 without an id"):
+        pending_tasks(tasks_of("a", None), committed_of())
+    with pytest.raises(ValueError, match=r"retry: got \['broken'\], expected some of ok, failed"):
+        pending_tasks(tasks_of("a"), committed_of(), retry=["broken"])
+
+
+ids = st.text("abcé", max_size=2)
+rows = st.dictionaries(ids, st.tuples(st.sampled_from(STATUSES), st.integers(0, 5)))
+
+
+@given(st.lists(ids, unique=True), rows, st.sets(st.sampled_from(STATUSES)))
+def test_anti_join_against_dictionaries(
+    task_ids: list[str], committed: dict[str, tuple[str, int]], retry: set[str]
+) -> None:
+    expected = []
+    for task_id in task_ids:
+        status, attempt = committed.get(task_id, (None, -1))
+        if status is None or status in retry:
+            expected.append({"task_id": task_id, "attempt": attempt + 1})
+    table = committed_of(*((task_id, *row) for task_id, row in committed.items()))
+    assert pending_tasks(tasks_of(*task_ids), table, retry).to_pylist() == expected
+
+
+def test_killed_and_started_again_nothing_is_lost_or_done_twice(
+    run: RunDirectory, make_table: Callable[..., pa.Table]
+) -> None:
+    tasks = tasks_of(*(f"t{number}" for number in range(6)))
+
+    def left(**values: Any) -> list[tuple[str, int]]:
+        table, _ = read_committed(run, ["task_id", "status", "attempt"])
+        write_pending(run, pending_tasks(tasks, table, **values))
+        pending = pq.read_table(run.pending).to_pylist()
+        return [(row["task_id"], row["attempt"]) for row in pending]
+
+    assert left() == [(f"t{number}", 0) for number in range(6)]
+    commit_rows(run, make_table(["t0", "t3"]))
+    commit_rows(run, make_table(["t1"], status="failed"))
+    assert left() == [("t2", 0), ("t4", 0), ("t5", 0)]
+    commit_rows(run, make_table(["t2", "t4", "t5"]))
+    finalize(run, tasks["task_id"])
+    assert run.success.exists()
+    assert left() == []
+    assert run.success.exists()
+    assert left(retry=["failed"]) == [("t1", 1)]
+    assert not run.success.exists()
+    commit_rows(run, make_table(["t1"], attempt=1))
+    assert finalize(run, tasks["task_id"]).rows == 6
+    assert left(retry=["failed"]) == []
