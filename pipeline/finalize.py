@@ -11,7 +11,7 @@ A crash at any point loses no row, and `read_committed` sees each task once thro
 3. `metrics.parquet` is written from the new files.
 4. The files that were compacted are removed: these shards, the replaced folder's files. A file that
    could not be read is never removed: it stays and goes on being named, or, where only its pages
-   are damaged, gets the suffix `.damaged`, so that its tasks count as missing.
+   are damaged, is moved to `NAME.damaged` in the run directory: its tasks count as missing.
 5. `_SUCCESS` is written if no task is missing; otherwise it is removed, before step 1.
 
 Run again after a crash, it starts from what is there; with nothing to be done it writes nothing.
@@ -94,7 +94,7 @@ def finalize(
             return _finalize(run, expected, rows_per_file, damaged)
         except UnreadableFileError as error:
             path = error.problem.path
-            aside = path.replace(path.with_name(f"{path.name}.damaged"))
+            aside = path.replace(run.path / f"{path.name}.damaged")
             damaged.append(FileProblem(aside, error.problem.reason))
 
 

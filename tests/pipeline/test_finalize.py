@@ -224,6 +224,8 @@ def test_unreadable_files_are_kept_and_named(run: RunDirectory, make_table: Make
     commit_rows(run, make_table(IDS[:5]))
     finalized(run)
     (run.textures / "part-foreign.parquet").write_bytes(b"")
+    finalized(run)
+    assert sorted(pd.read_parquet(run.textures)["task_id"]) == IDS[:5]
     (run.shards / "part-cut.parquet").write_bytes(b"PAR1")
     commit_rows(run, make_table(IDS[5:]))
     result = finalized(run)
@@ -235,17 +237,24 @@ def test_unreadable_files_are_kept_and_named(run: RunDirectory, make_table: Make
     assert finalized(run) == result
 
 
-def test_a_shard_damaged_inside_is_put_aside(
-    run: RunDirectory, make_table: MakeTable, damage_column: Callable[[Path, str], None]
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_file_damaged_inside_is_put_aside(
+    run: RunDirectory,
+    make_table: MakeTable,
+    damage_column: Callable[[Path, str], None],
+    compacted: bool,
 ) -> None:
-    commit_rows(run, make_table(IDS[:5]))
     damaged = commit_rows(run, make_table(IDS[5:]))
+    if compacted:
+        (damaged,) = finalized(run, rows_per_file=9).files
     damage_column(damaged, "float_loss")
+    commit_rows(run, make_table(IDS[:5]))
     result = finalized(run)
-    assert result.missing == tuple(IDS[5:])
-    aside = damaged.with_name(f"{damaged.name}.damaged")
+    assert (result.rows, result.missing) == (5, tuple(IDS[5:]))
+    aside = run.path / f"{damaged.name}.damaged"
     assert [problem.path for problem in result.problems] == [aside]
     assert aside.exists()
+    assert list(pd.read_parquet(run.textures)["task_id"]) == IDS[:5]
     commit_rows(run, make_table(IDS[5:]))
     assert finalized(run).missing == ()
 
@@ -309,13 +318,42 @@ def test_a_reader_that_finalize_overtakes_starts_again(
     assert len(attempts(run)) == 10
 
 
+def test_a_reader_that_a_swap_overtakes_lists_again(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_story(run, make_table)
+    finalized(run)
+    aside = run.textures.rename(run.path / "_replaced-0")
+    real = RunDirectory.replaced
+
+    def replaced(self: RunDirectory) -> list[Path]:
+        if aside.exists():
+            aside.rename(self.textures)
+        return real(self)
+
+    monkeypatch.setattr(RunDirectory, "replaced", replaced)
+    assert len(attempts(run)) == 10
+
+
+def test_between_equal_attempts_the_compacted_row_counts(
+    run: RunDirectory, make_table: MakeTable
+) -> None:
+    commit_rows(run, make_table(IDS, float_loss=1.0))
+    finalized(run)
+    commit_rows(run, make_table(IDS, float_loss=2.0))
+    table, _ = read_committed(run, ["float_loss"])
+    assert table["float_loss"].to_pylist() == [1.0] * 10
+    finalized(run)
+    assert_finished(run, dict.fromkeys(IDS, 0))
+
+
 batches = st.lists(
     st.tuples(st.sets(st.sampled_from(IDS), min_size=1), st.integers(0, 2), st.booleans()),
     max_size=5,
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batches=batches, rows_per_file=st.integers(1, 12))
 def test_finalize_keeps_the_highest_attempts(
     tmp_path_factory: pytest.TempPathFactory,
