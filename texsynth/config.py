@@ -1,0 +1,210 @@
+"""What a synthesis does, as frozen values: `SynthesisConfig`, its optimiser, the two presets.
+
+Constants of the loss: Liu, Gousseau, Xia, "Texture Synthesis Through Convolutional Neural Networks
+and Spectrum Constraints" (ICPR 2016, arXiv 1605.01141), as set by the public implementation
+TextureSynthesisCNN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+REFERENCE_TAPS = ("relu1_1", "pool1", "pool2", "pool3", "pool4", "pool5")
+REFERENCE_SIDE = 256
+"""Side of the images that the published losses speak of, px."""
+REFERENCE_THRESHOLD = 1500.0
+"""Reference loss under which the public implementation calls a texture good (`imagenet` weights,
+256 px)."""
+
+Spectrum = Literal["none", "gray", "colour"]
+Start = Literal["noise", "random_phase"]
+LineSearch = Literal["armijo", "none"]
+PresetName = Literal["default", "reference"]
+Taps = Literal["auto", "reference"] | tuple[str, ...]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be honoured; the message names it, its value and what is allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LBFGSConfig:
+    """How each lane walks downhill (`texsynth.lbfgs`).
+
+    Args:
+        history: curvature pairs remembered per lane.
+        line_search: `armijo` backtracks until the loss falls enough; `none` takes every step of
+            length 1.
+        first_step: L1 length of the first step, in the units of the variables; torch.optim.LBFGS
+            takes 1.
+        curvature_tolerance: a pair (s, y) is kept if s.y > tolerance * |s| |y|.
+        sufficient_decrease: the constant c1 of Armijo's rule, Nocedal & Wright (2006), eq. 3.4.
+        max_backtracks: rejected steps in a row before the history is dropped and the lane starts
+            afresh.
+    """
+
+    history: int = 100
+    line_search: LineSearch = "armijo"
+    first_step: float = 1.0
+    curvature_tolerance: float = 1e-10
+    sufficient_decrease: float = 1e-4
+    max_backtracks: int = 10
+
+    def __post_init__(self) -> None:
+        _require(self.history >= 1, "optimizer.history", self.history, "at least 1")
+        _require_choice("optimizer.line_search", self.line_search, ("armijo", "none"))
+        _require(self.first_step > 0, "optimizer.first_step", self.first_step, "above 0")
+        _require(
+            0 <= self.curvature_tolerance < 1,
+            "optimizer.curvature_tolerance",
+            self.curvature_tolerance,
+            "in [0, 1)",
+        )
+        _require(
+            0 < self.sufficient_decrease < 1,
+            "optimizer.sufficient_decrease",
+            self.sufficient_decrease,
+            "in (0, 1)",
+        )
+        _require(
+            self.max_backtracks >= 1, "optimizer.max_backtracks", self.max_backtracks, "at least 1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisConfig:
+    """Everything that decides what a texture looks like, besides exemplar, weights and seed.
+
+    Args:
+        taps: feature maps in the loss: `auto` takes those of relu1_1, pool1 to pool5 that have at
+            least 16 positions on both sides; `reference` takes all six at 256 x 256 px and `auto`
+            elsewhere; or their names.
+        gram_weight: factor of each tap's squared Gram difference.
+        spectrum: `gray` constrains the luminance, `colour` the three channels by one common phase.
+        spectrum_weight: factor of half the squared distance to the images that have the exemplar's
+            spectrum.
+        range_weight: factor of the squared distance of the pixels to [0, 1]; 0 leaves them free.
+        start: `noise` is sigmoid(N(0, 1)); `random_phase` has the exemplar's spectrum and uniformly
+            random phases.
+        levels: images from coarse to fine, each twice the side of the one before; `auto` begins at
+            64 px or above.
+        evaluations: budget of a task, in evaluations at full size; one at side s costs (s /
+            size)^2.
+        plateau_tolerance: stop a level when the loss fell by less than this share of itself ...
+        plateau_evaluations: ... over this many evaluations of the level.
+        time_limit_s: stop a task after this many seconds on a lane; None is no limit.
+        keep_best: return the image of the lowest loss instead of the last one.
+        optimizer: the step itself.
+    """
+
+    taps: Taps = "auto"
+    gram_weight: float = 1e9
+    spectrum: Spectrum = "colour"
+    spectrum_weight: float = 1e5
+    range_weight: float = 1e5
+    start: Start = "random_phase"
+    levels: int | Literal["auto"] = "auto"
+    evaluations: float = 1000.0
+    plateau_tolerance: float = 1e-3
+    plateau_evaluations: int = 100
+    time_limit_s: float | None = None
+    keep_best: bool = True
+    optimizer: LBFGSConfig = field(default_factory=LBFGSConfig)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.taps, str):
+            _require_choice("taps", self.taps, ("auto", "reference"))
+        else:
+            object.__setattr__(self, "taps", tuple(self.taps))
+            _require(len(self.taps) > 0, "taps", self.taps, "'auto', 'reference' or some names")
+        for name in ("gram_weight", "spectrum_weight", "range_weight", "plateau_tolerance"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        _require_choice("spectrum", self.spectrum, ("none", "gray", "colour"))
+        _require_choice("start", self.start, ("noise", "random_phase"))
+        if self.levels != "auto":
+            _require(self.levels >= 1, "levels", self.levels, "'auto' or at least 1")
+        _require(self.evaluations >= 1, "evaluations", self.evaluations, "at least 1")
+        _require(
+            self.plateau_evaluations >= 1,
+            "plateau_evaluations",
+            self.plateau_evaluations,
+            "at least 1",
+        )
+        if self.time_limit_s is not None:
+            _require(self.time_limit_s > 0, "time_limit_s", self.time_limit_s, "above 0, or null")
+
+    @classmethod
+    def preset(cls, name: PresetName, **changes: Any) -> Self:
+        """One of the two presets, with single settings changed.
+
+        Args:
+            name: `default`, for the best stored image; or `reference`, the public implementation
+                step for step: 500 epochs of 20 evaluations, its loss, its start, L-BFGS without a
+                    line search, the last image.
+            **changes: fields to replace, as in `dataclasses.replace`.
+
+        Raises:
+            ConfigError: for an unknown preset or a value out of range.
+        """
+        _require_choice("preset", name, ("default", "reference"))
+        if name == "default":
+            return cls(**changes)
+        reference: dict[str, Any] = {
+            "taps": "reference",
+            "spectrum": "gray",
+            "range_weight": 0.0,
+            "start": "noise",
+            "levels": 1,
+            "evaluations": 10_000.0,
+            "plateau_tolerance": 0.0,
+            "keep_best": False,
+            "optimizer": LBFGSConfig(line_search="none"),
+        }
+        return cls(**(reference | changes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, nested as the fields are; what `run.json` and a YAML file hold."""
+        values = dataclasses.asdict(self)
+        if not isinstance(self.taps, str):
+            values["taps"] = list(self.taps)
+        return values
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """A copy with the given, possibly nested, values replaced.
+
+        Args:
+            values: field name to value; `optimizer` may hold a mapping of its own fields.
+
+        Raises:
+            ConfigError: for a name that is no field, or a value out of range.
+        """
+        changes = dict(values)
+        _refuse_unknown(changes, self, "")
+        optimizer = changes.get("optimizer")
+        if isinstance(optimizer, Mapping):
+            _refuse_unknown(optimizer, self.optimizer, "optimizer.")
+            changes["optimizer"] = dataclasses.replace(self.optimizer, **optimizer)
+        try:
+            return dataclasses.replace(self, **changes)
+        except TypeError as error:
+            raise ConfigError(f"a setting has a value of the wrong type: {error}") from error
+
+
+def _refuse_unknown(values: Mapping[str, Any], config: object, prefix: str) -> None:
+    known = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        names = ", ".join(prefix + name for name in unknown)
+        raise ConfigError(f"unknown setting {names}; known: {', '.join(sorted(known))}")
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name} is {value!r}, expected {expected}")
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    _require(value in choices, name, value, f"one of {', '.join(choices)}")

@@ -1,0 +1,43 @@
+"""The image that a task starts from, drawn from its own generator on the CPU.
+
+Random phase: Galerne, Gousseau, Morel, "Random Phase Textures: Theory and Synthesis" (IEEE TIP
+2011): the same random phases are added to those of all three channels, which keeps spectra and
+colour correlations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from texsynth.config import Start
+from texsynth.shapes import Images
+
+
+def draw_starts(exemplars: Images, seeds: Sequence[int], start: Start) -> Images:
+    """One start image per lane, of the exemplars' size.
+
+    Args:
+        exemplars: [B, 3, H, W] in [0, 1].
+        seeds: B seeds, each of its own lane's generator, so that no lane depends on another.
+        start: `noise` is sigmoid(N(0, 1)), as the public reference implementation starts;
+            `random_phase` has the exemplar's mean, spectrum and colour correlations.
+
+    Returns:
+        [B, 3, H, W] on the exemplars' device, of their dtype; random phase may leave [0, 1].
+    """
+    images = []
+    for exemplar, seed in zip(exemplars.cpu(), seeds, strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(exemplar.shape, generator=generator, dtype=torch.float32)
+        noise = noise.to(exemplar.dtype)
+        if start == "noise":
+            images.append(noise.sigmoid())
+            continue
+        # The phase of white noise is uniform and has the symmetry of a real image's spectrum.
+        phase = torch.fft.rfft2(noise[0]).sgn()
+        phase[0, 0] = 1
+        spectrum = torch.fft.rfft2(exemplar) * phase
+        images.append(torch.fft.irfft2(spectrum, s=exemplar.shape[-2:]))
+    return torch.stack(images).to(exemplars)
