@@ -43,7 +43,12 @@ TASK = (
     Column("split", STRING, "Split from the manifest; null if it has none."),
     Column("crop", INT32, "Number of the crop of this exemplar, from 0.", True),
     Column("variation", INT32, "Number of the variation of this crop, from 0.", True),
-    Column("seed", INT64, "Seed of the run; with `task_id` it fixes every random draw.", True),
+    Column(
+        "seed",
+        INT64,
+        "Seed of the task, from the run's seed and `task_id`; it fixes every draw.",
+        True,
+    ),
     Column("attempt", INT32, "Number of the attempt, from 0; the highest wins.", True),
     Column("status", STRING, f"One of {', '.join(STATUSES)}.", True),
     Column("error_type", STRING, "Class of the error; null where there was none."),

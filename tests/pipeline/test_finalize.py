@@ -77,9 +77,15 @@ def test_a_run_becomes_sorted_textures(
 def test_a_second_finalize_writes_nothing(run: RunDirectory, make_table: MakeTable) -> None:
     commit_story(run, make_table)
     finalized(run)
-    before = {path: path.stat() for path in run.path.rglob("*")}
+    before = written(run)
     finalized(run)
-    assert {path: path.stat() for path in run.path.rglob("*")} == before
+    assert written(run) == before
+
+
+def written(run: RunDirectory) -> dict[Path, tuple[int, int]]:
+    """When each file and folder was written, and which it is."""
+    stats = {path: path.stat() for path in run.path.rglob("*")}
+    return {path: (stat.st_mtime_ns, stat.st_ino) for path, stat in stats.items()}
 
 
 def test_success_waits_for_the_last_task(run: RunDirectory, make_table: MakeTable) -> None:
