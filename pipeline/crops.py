@@ -112,11 +112,8 @@ def prepare_crop(
         left, top = (width - side) // 2, (height - side) // 2
     elif mode == "random":
         left, top, side = _draw_square(width, height, size, f"{seed}:{index}:{checksum}")
-    square = image.crop((left, top, left + side, top + side))
-    if side != size:
-        square = square.resize((size, size), Image.Resampling.LANCZOS)
     return Crop(
-        pixels=np.array(square),
+        pixels=np.array(cut_square(image, left, top, side, size)),
         left=left,
         top=top,
         side=side,
@@ -125,6 +122,12 @@ def prepare_crop(
         upscaled=side < size,
         sha256=checksum,
     )
+
+
+def cut_square(image: Image.Image, left: int, top: int, side: int, size: int) -> Image.Image:
+    """Cut a square of `side` px out of an image and make it `size` px, as `prepare_crop` does."""
+    square = image.crop((left, top, left + side, top + side))
+    return square if side == size else square.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def load_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
