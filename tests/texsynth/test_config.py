@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+
+from texsynth import ConfigError, LBFGSConfig, SynthesisConfig
+
+
+def test_reference_preset_is_the_public_implementation() -> None:
+    config = SynthesisConfig.preset("reference")
+    assert config == SynthesisConfig(
+        taps="reference",
+        gram_weight=1e9,
+        spectrum="gray",
+        spectrum_weight=1e5,
+        range_weight=0.0,
+        start="noise",
+        levels=1,
+        evaluations=500 * 20,
+        plateau_tolerance=0.0,
+        keep_best=False,
+        optimizer=LBFGSConfig(history=100, line_search="none", first_step=1.0),
+    )
+
+
+def test_default_preset_is_the_default() -> None:
+    config = SynthesisConfig.preset("default")
+    assert config == SynthesisConfig()
+    assert (config.taps, config.spectrum, config.start) == ("auto", "colour", "random_phase")
+    assert (config.range_weight, config.spectrum_weight, config.gram_weight) == (1e5, 1e5, 1e9)
+    assert config.levels == "auto"
+    assert config.keep_best
+    assert (config.optimizer.line_search, config.optimizer.history) == ("armijo", 100)
+
+
+@pytest.mark.parametrize("preset", ["default", "reference"])
+def test_preset_with_changes(preset: Any) -> None:
+    config = SynthesisConfig.preset(preset, evaluations=7, spectrum="none")
+    unchanged = SynthesisConfig.preset(preset)
+    assert config == dataclasses.replace(unchanged, evaluations=7, spectrum="none")
+
+
+def test_unknown_preset_names_the_presets() -> None:
+    with pytest.raises(ConfigError, match="preset is 'fast', expected one of default, reference"):
+        SynthesisConfig.preset("fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("taps", "all", "one of auto, reference"),
+        ("taps", (), "'auto', 'reference' or some names"),
+        ("gram_weight", -1.0, "at least 0"),
+        ("spectrum_weight", -1e-9, "at least 0"),
+        ("spectrum_weight", math.nan, "at least 0"),
+        ("range_weight", -1.0, "at least 0"),
+        ("plateau_tolerance", -0.1, "at least 0"),
+        ("spectrum", "color", "one of none, gray, colour"),
+        ("start", "exemplar", "one of noise, random_phase"),
+        ("levels", 0, "'auto' or at least 1"),
+        ("evaluations", 0.5, "at least 1"),
+        ("evaluations", math.nan, "at least 1"),
+        ("plateau_evaluations", 0, "at least 1"),
+        ("time_limit_s", 0.0, "above 0, or null"),
+    ],
+)
+def test_settings_out_of_range_name_field_value_and_range(
+    field: str, value: Any, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SynthesisConfig(**{field: value})
+    assert str(caught.value) == f"{field} is {value!r}, expected {expected}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("history", 0, "at least 1"),
+        ("line_search", "wolfe", "one of armijo, none"),
+        ("first_step", 0.0, "above 0"),
+        ("curvature_tolerance", 1.0, "in [0, 1)"),
+        ("curvature_tolerance", -1e-12, "in [0, 1)"),
+        ("sufficient_decrease", 0.0, "in (0, 1)"),
+        ("sufficient_decrease", 1.0, "in (0, 1)"),
+        ("max_backtracks", 0, "at least 1"),
+    ],
+)
+def test_optimizer_settings_out_of_range(field: str, value: Any, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LBFGSConfig(**{field: value})
+    assert str(caught.value) == f"optimizer.{field} is {value!r}, expected {expected}"
+
+
+def test_configs_are_frozen_and_keyword_only() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SynthesisConfig().evaluations = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        SynthesisConfig("auto")  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        LBFGSConfig(100)  # type: ignore[misc]
+
+
+def test_taps_become_a_tuple() -> None:
+    config = SynthesisConfig(taps=["pool1", "pool2"])  # type: ignore[arg-type]
+    assert config.taps == ("pool1", "pool2")
+    assert hash(config) == hash(SynthesisConfig(taps=("pool1", "pool2")))
+
+
+@pytest.mark.parametrize("taps", ["auto", "reference", ("relu1_1", "pool2")])
+def test_to_dict_survives_json(taps: Any) -> None:
+    optimizer = LBFGSConfig(history=7, line_search="none")
+    config = SynthesisConfig(taps=taps, levels=2, time_limit_s=9.5, optimizer=optimizer)
+    values = json.loads(json.dumps(config.to_dict()))
+    assert SynthesisConfig().with_values(values) == config
+    assert values["optimizer"]["history"] == 7
+
+
+def test_with_values_changes_what_is_named_and_nothing_else() -> None:
+    reference = SynthesisConfig.preset("reference")
+    changed = reference.with_values({"spectrum": "none", "optimizer": {"history": 5}})
+    assert changed.optimizer == dataclasses.replace(reference.optimizer, history=5)
+    assert changed == dataclasses.replace(reference, spectrum="none", optimizer=changed.optimizer)
+    assert reference == SynthesisConfig.preset("reference")
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"evaluation": 3}, "evaluation"),
+        ({"optimizer": {"histroy": 3}}, "optimizer.histroy"),
+        ({"b": 1, "a": 1}, "a, b"),
+    ],
+)
+def test_unknown_settings_are_refused_by_name(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown setting {named}; known: .*"):
+        SynthesisConfig().with_values(values)
+
+
+def test_with_values_validates() -> None:
+    with pytest.raises(ConfigError, match="optimizer.history is 0"):
+        SynthesisConfig().with_values({"optimizer": {"history": 0}})
