@@ -141,5 +141,5 @@ def test_unknown_settings_are_refused_by_name(values: dict[str, Any], named: str
 
 
 def test_with_values_validates() -> None:
-    with pytest.raises(ConfigError, match="optimizer.history is 0"):
+    with pytest.raises(ConfigError, match=r"optimizer\.history is 0"):
         SynthesisConfig().with_values({"optimizer": {"history": 0}})

@@ -23,7 +23,7 @@ def gray_projection(image: Tensor, exemplar: Tensor) -> Tensor:
 
 
 def colour_projection(image: Tensor, exemplar: Tensor) -> Tensor:
-    """The exemplar's channels under one common phase z / |z|, z = sum_c X_c conj(I_c); [3, H, W]."""
+    """The exemplar [3, H, W] under one common phase z / |z|, z = sum_c X_c conj(I_c)."""
     spectrum, target = torch.fft.fft2(image), torch.fft.fft2(exemplar)
     z = (spectrum * target.conj()).sum(0)
     return torch.fft.ifft2(target * z / z.abs()).real
@@ -133,10 +133,7 @@ def test_gradient_of_colour_is_finite_where_the_spectrum_is_exactly_zero() -> No
 def test_black_exemplars_have_finite_gradients(kind: str) -> None:
     images = draw(1, 3, 6, 7).requires_grad_()
     black = torch.zeros(1, 3, 6, 7, dtype=torch.float64)
-    if kind == "gray":
-        term = gray_term(images[:, 0], black[:, 0])
-    else:
-        term = colour_term(images, black)
+    term = gray_term(images[:, 0], black[:, 0]) if kind == "gray" else colour_term(images, black)
     (gradient,) = torch.autograd.grad(term.sum(), images)
     expected = images.detach().clone()
     if kind == "gray":

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from texsynth import LossTerms, SynthesisConfig, TapError, TextureNetwork, TextureObjective
+
+DrawImages = Callable[..., Tensor]
+TAPS = ("relu1_1", "pool1", "pool2")
+SPECTRA = ["none", "gray", "colour"]
+
+
+def config_of(**changes: Any) -> SynthesisConfig:
+    """Weights that make all three terms matter at these sizes."""
+    settings = {"taps": TAPS, "gram_weight": 1e3, "spectrum_weight": 10.0, "range_weight": 10.0}
+    return SynthesisConfig(**(settings | changes))
+
+
+def slow_terms(
+    network: TextureNetwork, image: Tensor, exemplar: Tensor, config: SynthesisConfig
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The formulas of the module for one lane [3, H, W], with the spectrum term as a projection."""
+    gram = []
+    for tap in TAPS:
+        difference = torch.zeros(())
+        for sign, picture in ((1, image), (-1, exemplar)):
+            (features,) = network(picture[None], (tap,))
+            flat = features[0].flatten(1)
+            difference = difference + sign * (flat @ flat.T) / (4 * flat.shape[0] * flat.shape[1])
+        gram.append(config.gram_weight * (difference**2).sum())
+    spectrum = torch.zeros((), dtype=image.dtype)
+    if config.spectrum != "none":
+        x, e = image, exemplar
+        if config.spectrum == "gray":
+            gray = torch.tensor([[0.2989], [0.587], [0.114]], dtype=image.dtype)[:, :, None]
+            x, e = (gray * image).sum(0, keepdim=True), (gray * exemplar).sum(0, keepdim=True)
+        fx, fe = torch.fft.fft2(x), torch.fft.fft2(e)
+        z = (fx * fe.conj()).sum(0)
+        projection = torch.fft.ifft2(fe * z / z.abs()).real
+        spectrum = config.spectrum_weight * ((x - projection) ** 2).sum() / 2
+    above, below = image[image > 1] - 1, image[image < 0]
+    outside = config.range_weight * ((above**2).sum() + (below**2).sum())
+    return gram, spectrum, outside
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("size", [(16, 16), (9, 14)])
+def test_terms_are_the_formulas(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str, size: tuple[int, int]
+) -> None:
+    exemplars, images = draw_images(2, *size), 1.5 * draw_images(2, *size, seed=1) - 0.25
+    config = config_of(spectrum=spectrum)
+    terms = TextureObjective(network, exemplars, config)(images)
+    assert (terms.gram.shape, terms.spectrum.shape, terms.range.shape) == ((2, 3), (2,), (2,))
+    for lane in range(2):
+        gram, spectral, outside = slow_terms(network, images[lane], exemplars[lane], config)
+        torch.testing.assert_close(terms.gram[lane], torch.stack(gram), rtol=1e-9, atol=0)
+        torch.testing.assert_close(terms.spectrum[lane], spectral, rtol=1e-9, atol=0)
+        torch.testing.assert_close(terms.range[lane], outside, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_gradient_is_that_of_the_formulas(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    exemplars, images = draw_images(2, 9, 12), 1.5 * draw_images(2, 9, 12, seed=1) - 0.25
+    config = config_of(spectrum=spectrum)
+    value, gradient = TextureObjective(network, exemplars, config).value_and_gradient(images)
+    for lane in range(2):
+        image = images[lane].clone().requires_grad_()
+        gram, spectral, outside = slow_terms(network, image, exemplars[lane], config)
+        total = sum(gram) + spectral + outside
+        (expected,) = torch.autograd.grad(total, image)
+        assert value[lane].item() == pytest.approx(total.item(), rel=1e-9)
+        torch.testing.assert_close(gradient[lane], expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_gradcheck(network: TextureNetwork, draw_images: DrawImages, spectrum: str) -> None:
+    objective = TextureObjective(network, draw_images(2, 4, 6), config_of(spectrum=spectrum))
+    images = (1.5 * draw_images(2, 4, 6, seed=1) - 0.25).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: objective(x).total, (images,), eps=1e-7, atol=1e-4)
+
+
+def test_value_and_gradient_under_no_grad(network: TextureNetwork, draw_images: DrawImages) -> None:
+    objective = TextureObjective(network, draw_images(2, 8, 8).float().double(), config_of())
+    images = draw_images(2, 8, 8, seed=1)
+    before = images.clone()
+    with torch.no_grad():
+        value, gradient = objective.value_and_gradient(images)
+    assert value.dtype == torch.float64
+    assert not value.requires_grad
+    assert not images.requires_grad
+    assert torch.equal(images, before)
+    torch.testing.assert_close(value, objective(images).total)
+    assert gradient.shape == images.shape
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_the_exemplar_itself_costs_nothing(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    exemplars = draw_images(2, 16, 17)
+    terms = TextureObjective(network, exemplars, config_of(spectrum=spectrum))(exemplars)
+    assert (terms.total < 1e-20).all()
+    assert torch.equal(terms.range, torch.zeros(2).double())
+
+
+def test_range_term_counts_what_lies_outside(
+    network: TextureNetwork, draw_images: DrawImages
+) -> None:
+    exemplars = draw_images(1, 8, 8)
+    images = torch.full_like(exemplars, 0.5)
+    images[0, 0, 0, :4] = torch.tensor([1.5, -0.25, 0.0, 1.0])
+    terms = TextureObjective(network, exemplars, config_of(range_weight=8.0))(images)
+    assert terms.range.item() == pytest.approx(8 * (0.5**2 + 0.25**2))
+    free = TextureObjective(network, exemplars, config_of(range_weight=0.0))(images)
+    assert free.range.item() == 0
+    assert torch.equal(free.gram, terms.gram)
+
+
+@pytest.mark.parametrize("name", ["gram_weight", "spectrum_weight", "range_weight"])
+def test_weights_are_factors_of_their_terms(
+    network: TextureNetwork, draw_images: DrawImages, name: str
+) -> None:
+    exemplars, images = draw_images(1, 8, 8), 2 * draw_images(1, 8, 8, seed=1)
+    config = config_of()
+    heavier = dataclasses.replace(config, **{name: 4 * getattr(config, name)})
+    before = TextureObjective(network, exemplars, config)(images)
+    after = TextureObjective(network, exemplars, heavier)(images)
+    for term in ("gram", "spectrum", "range"):
+        factor = 4 if name.startswith(term) else 1
+        torch.testing.assert_close(getattr(after, term), factor * getattr(before, term))
+
+
+def test_total_is_the_sum_of_all_terms() -> None:
+    terms = LossTerms(
+        gram=torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        spectrum=torch.tensor([10.0, 20.0]),
+        range=torch.tensor([100.0, 200.0]),
+    )
+    assert terms.total.tolist() == [113, 227]
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_batch_equals_the_stack_of_singles(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    """In float64 to 1e-12: convolutions and matrix products may round by batch size."""
+    exemplars, images = draw_images(3, 16, 13), draw_images(3, 16, 13, seed=1)
+    config = config_of(spectrum=spectrum)
+    value, gradient = TextureObjective(network, exemplars, config).value_and_gradient(images)
+    for lane in range(3):
+        one = slice(lane, lane + 1)
+        alone = TextureObjective(network, exemplars[one], config).value_and_gradient(images[one])
+        torch.testing.assert_close(value[one], alone[0], rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradient[one], alone[1], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_lane_isolation_under_nan(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    objective = TextureObjective(network, draw_images(3, 16, 16), config_of(spectrum=spectrum))
+    images = draw_images(3, 16, 16, seed=1)
+    value, gradient = objective.value_and_gradient(images)
+    images[1, 2, 3, 4] = torch.nan
+    poisoned_value, poisoned_gradient = objective.value_and_gradient(images)
+    assert poisoned_value[1].isnan()
+    others = [0, 2]
+    assert torch.equal(poisoned_value[others], value[others])
+    assert torch.equal(poisoned_gradient[others], gradient[others])
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_select_takes_lanes_in_the_order_given(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    exemplars, images = draw_images(4, 16, 16), draw_images(4, 16, 16, seed=1)
+    objective = TextureObjective(network, exemplars, config_of(spectrum=spectrum))
+    lanes = torch.tensor([3, 1])
+    chosen = objective.select(lanes)
+    assert (chosen.lanes, objective.lanes) == (2, 4)
+    assert (chosen.taps, chosen.size) == (objective.taps, objective.size)
+    torch.testing.assert_close(chosen(images[lanes]).total, objective(images).total[lanes])
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_replace_gives_lanes_new_exemplars(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    config = config_of(spectrum=spectrum)
+    images, old = draw_images(4, 16, 16, seed=1), draw_images(4, 16, 16)
+    new = draw_images(2, 16, 16, seed=2)
+    objective = TextureObjective(network, old, config)
+    kept = objective.select(torch.arange(4))
+    before = objective(images).total
+    objective.replace(torch.tensor([2, 0]), TextureObjective(network, new, config))
+    exemplars = torch.stack([new[1], old[1], new[0], old[3]])
+    expected = TextureObjective(network, exemplars, config)(images).total
+    torch.testing.assert_close(objective(images).total, expected, rtol=1e-12, atol=0)
+    assert torch.equal(kept(images).total, before)  # a selection has targets of its own
+
+
+def test_taps_follow_the_rule_of_the_network(
+    network: TextureNetwork, draw_images: DrawImages
+) -> None:
+    assert TextureObjective(network, draw_images(1, 32, 40), config_of(taps="auto")).taps == (
+        "relu1_1",
+        "pool1",
+    )
+    with pytest.raises(TapError, match="image of 16x12 px, tap 'relu1_1' needs 16x16"):
+        TextureObjective(network, draw_images(1, 12, 16), config_of(taps="auto"))
+
+
+def test_exemplars_that_are_not_finite_are_named(
+    network: TextureNetwork, draw_images: DrawImages
+) -> None:
+    exemplars = draw_images(3, 16, 16)
+    exemplars[1, 0, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"exemplars has NaN or infinite pixels in lanes \[1\]"):
+        TextureObjective(network, exemplars, config_of())
+    with pytest.raises(ValueError, match=r"exemplars is torch.float64 \[3, 16, 16\]"):
+        TextureObjective(network, exemplars[0], config_of())
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 3, 16, 17), (2, 1, 16, 16)])
+def test_images_of_another_shape_are_refused(
+    network: TextureNetwork, draw_images: DrawImages, shape: tuple[int, ...]
+) -> None:
+    objective = TextureObjective(network, draw_images(2, 16, 16), config_of())
+    with pytest.raises(ValueError, match="images are") as caught:
+        objective(torch.zeros(shape).double())
+    assert str(caught.value) == f"images are {list(shape)}, expected [2, 3, 16, 16]"
+
+
+def test_the_objective_is_deterministic(network: TextureNetwork, draw_images: DrawImages) -> None:
+    objective = TextureObjective(network, draw_images(2, 16, 16), config_of())
+    images = draw_images(2, 16, 16, seed=1)
+    first, second = (objective.value_and_gradient(images) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
