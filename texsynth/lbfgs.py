@@ -123,9 +123,11 @@ def lbfgs_step(state: LBFGSState, evaluate: Evaluate, config: LBFGSConfig) -> LB
     accepted = finite & (first | _falls_enough(state, value, config)) & ~state.stalled
     gradient = torch.where(_columns(finite, gradient), gradient, 0)
     _remember(state, move, gradient, accepted & ~first, config)
+    rejected = finite & ~accepted & ~state.stalled
+    exhausted = rejected & (state.backtracks + 1 >= config.max_backtracks)
     moved = _accept(state, trial, value, gradient, accepted)
-    moved = _aim(moved, accepted, config)
-    moved = _backtrack(state, moved, value, ~accepted & finite & ~state.stalled, config)
+    moved = _backtrack(moved, value, rejected, exhausted)
+    moved = _aim(moved, accepted | exhausted, config)
     return _recover(moved, ~finite & ~state.stalled)
 
 
@@ -228,26 +230,24 @@ def _aim(state: LBFGSState, lanes: LaneMask, config: LBFGSConfig) -> LBFGSState:
 
 
 def _backtrack(
-    before: LBFGSState, state: LBFGSState, value: PerLane, lanes: LaneMask, config: LBFGSConfig
+    state: LBFGSState, value: PerLane, rejected: LaneMask, exhausted: LaneMask
 ) -> LBFGSState:
-    """A shorter step for some lanes: the minimum of the parabola through what is known.
+    """A shorter step for the rejected lanes: the minimum of the parabola through what is known.
 
-    A lane that backtracked too often drops its history; one that has none left is stalled.
+    An exhausted lane drops its history; one that has none left to drop is stalled.
     """
-    excess = value - before.value - before.step * before.slope
-    parabola = -before.slope * before.step / (2 * excess)
+    excess = value - state.value - state.step * state.slope
+    parabola = -state.slope * state.step / (2 * excess)
     factor = parabola.nan_to_num(SHORTEST_BACKTRACK).clamp(SHORTEST_BACKTRACK, LONGEST_BACKTRACK)
-    backtracks = torch.where(lanes, state.backtracks + 1, state.backtracks)
-    exhausted = lanes & (backtracks >= config.max_backtracks)
     hopeless = exhausted & (state.history.stored == 0)
     state.history.forget(exhausted)
-    shorter = replace(
+    backtracks = torch.where(rejected, state.backtracks + 1, state.backtracks)
+    return replace(
         state,
-        step=torch.where(lanes, factor * before.step, state.step),
+        step=torch.where(rejected, factor * state.step, state.step),
         backtracks=torch.where(exhausted, 0, backtracks),
         stalled=state.stalled | hopeless,
     )
-    return _aim(shorter, exhausted, config)
 
 
 def _recover(state: LBFGSState, lanes: LaneMask) -> LBFGSState:
