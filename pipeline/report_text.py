@@ -18,13 +18,13 @@ Verdict = Literal["good", "bad", "none"]
 FLAG_WORDS = {
     "below_threshold": (
         "float loss below the threshold",
-        "float loss not below the threshold",
-        "float loss: threshold not applicable",
+        "float loss above the threshold",
+        "float loss: not applicable",
     ),
     "delivered_below_threshold": (
         "delivered loss below the threshold",
-        "delivered loss not below the threshold",
-        "delivered loss: threshold not applicable",
+        "delivered loss above the threshold",
+        "delivered loss: not applicable",
     ),
     "copy": ("copy of its exemplar", "no copy", "copy: not applicable"),
 }
@@ -47,7 +47,7 @@ def describe_flags(row: Mapping[str, Any]) -> list[tuple[Verdict, str]]:
 def format_number(value: float | None, digits: int = 4) -> str:
     """A number as people read it: `12,345`, `0.8312`, or a dash for none."""
     if value is None or math.isnan(value):
-        return "–"  # noqa: RUF001
+        return "-"
     if math.isinf(value) or abs(value) >= 1e12:
         return f"{value:.{digits - 1}g}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.{digits}g}"
@@ -67,7 +67,7 @@ def summarise(record: RunRecord, rows: pd.DataFrame) -> list[tuple[str, str]]:
         ("textures", f"{len(ok):,} ok"),
         ("failures", ", ".join(f"{n:,} {s}" for s, n in counts.items() if s != "ok") or "none"),
         ("evaluations", f"{format_number(float(rows['evaluations'].sum()))} at full size"),
-        ("time in tasks", f"{format_number(seconds)} s" if seconds else "–"),  # noqa: RUF001
+        ("time in tasks", f"{format_number(seconds)} s" if seconds else ""),
         ("device", _join(rows["device"])),
         ("versions", ", ".join(f"{name} {v}" for name, v in sorted(versions.items()))),
         ("manifest", record.manifest),
