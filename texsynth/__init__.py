@@ -1,24 +1,39 @@
 """Texture synthesis with Gram and spectrum constraints, many exemplars at once.
 
-The public names of the package; see the README for a first example.
+The public names of the package; the README has a first example.
 """
 
 from texsynth.config import ConfigError, LBFGSConfig, SynthesisConfig
 from texsynth.features import TapError, TextureNetwork
+from texsynth.images import load_exemplar
+from texsynth.lanes import CurvePoint
 from texsynth.objective import LossTerms, TextureObjective
+from texsynth.quality import chroma_noise, displacement_score, layout_correlation
+from texsynth.synthesis import Progress, ReferenceLoss, SynthesisResult, synthesize
+from texsynth.synthesizer import TextureSynthesizer
 from texsynth.weights import WeightsError, load_network
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ConfigError",
+    "CurvePoint",
     "LBFGSConfig",
     "LossTerms",
+    "Progress",
+    "ReferenceLoss",
     "SynthesisConfig",
+    "SynthesisResult",
     "TapError",
     "TextureNetwork",
     "TextureObjective",
+    "TextureSynthesizer",
     "WeightsError",
     "__version__",
+    "chroma_noise",
+    "displacement_score",
+    "layout_correlation",
+    "load_exemplar",
     "load_network",
+    "synthesize",
 ]

@@ -1,0 +1,151 @@
+"""Numbers about a finished texture beside its exemplar, per lane: copies and coloured speckle.
+
+A low loss can be a copy of the exemplar, so no loss is read without these beside it.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from texsynth.images import luminance, validate_images
+from texsynth.shapes import Images, PerLane
+
+PATCH_SIDE = 5
+"""Side of the patches whose nearest neighbours are sought, px (Gonthier et al. 2022)."""
+MAX_ANCHORS = 4_096
+"""Positions at most from which neighbours are compared; a larger texture is sampled on a grid."""
+MAX_DISTANCES = 2**25
+"""Patch distances held at once: 128 MiB of float32."""
+LAYOUT_CELL = 4
+"""Side of the squares that are averaged before layouts are compared, px."""
+
+
+def displacement_score(textures: Images, exemplars: Images) -> PerLane:
+    """1 - the share of neighbouring 5x5 patches whose nearest neighbours are neighbours as well.
+
+    For every patch of the texture the nearest patch of the exemplar is found (L2); a pair of
+    patches one px apart, right or below, is coherent if theirs are apart by the same.
+
+    Gonthier, Gousseau, Ladjal, "High-resolution neural texture synthesis with long-range
+    constraints" (JMIV 2022), section 5.
+
+    Args:
+        textures: [B, 3, H, W] in [0, 1].
+        exemplars: [B, 3, H', W'] in [0, 1].
+
+    Returns:
+        [B] in [0, 1]; 0 for a copy, near 1 where every patch is new. Published means: Gatys .752,
+        with spectrum .763, Efros-Leung .246, image quilting .085.
+
+    Raises:
+        ValueError: if there are not as many textures as exemplars.
+    """
+    validate_images(textures, "textures", lanes=len(exemplars))
+    pairs = zip(textures, exemplars, strict=True)
+    return torch.stack([_displacement_score(texture, exemplar) for texture, exemplar in pairs])
+
+
+def layout_correlation(textures: Images, exemplars: Images) -> tuple[PerLane, PerLane]:
+    """Normalised cross-correlation of the images averaged over 4x4 px, channels together.
+
+    Args:
+        textures: [B, 3, H, W] in [0, 1].
+        exemplars: [B, 3, H, W] in [0, 1].
+
+    Returns:
+        The correlation at zero shift and its largest over all cyclic shifts, both [B] in [-1, 1]:
+        1 for a copy and for a shifted copy; 0 for a flat image. A periodic exemplar has textures
+        with a large second number that are no copies.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if textures.shape != exemplars.shape:
+        raise ValueError(
+            f"textures are {list(textures.shape)}, exemplars {list(exemplars.shape)}; expected the "
+            "same"
+        )
+    left, right = _standardised_layout(textures), _standardised_layout(exemplars)
+    product = torch.fft.rfft2(left) * torch.fft.rfft2(right).conj()
+    correlation = torch.fft.irfft2(product.sum(1), s=left.shape[-2:])
+    return correlation[:, 0, 0], correlation.flatten(1).amax(1)
+
+
+def chroma_noise(images: Images) -> PerLane:
+    """Energy of chroma above half the Nyquist frequency, as a share of the image's variance.
+
+    Chroma is what remains of R, G, B without the luminance; the gray spectrum term does not see
+    it. Coloured speckle lies there, photographs have next to nothing.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1].
+
+    Returns:
+        [B] in [0, 1]; 0 for a gray or a flat image.
+    """
+    height, width = images.shape[-2:]
+    chroma = images - luminance(images)[:, None]
+    spectrum: Tensor = torch.fft.fft2(chroma)
+    power = spectrum.abs().square().sum(1) / (height * width)
+    rows = torch.fft.fftfreq(height, device=images.device).abs()[:, None]
+    columns = torch.fft.fftfreq(width, device=images.device).abs()[None, :]
+    fine = torch.maximum(rows, columns) > 0.25
+    variance = (images - images.mean((2, 3), keepdim=True)).square().sum((1, 2, 3))
+    return (power * fine).sum((1, 2)) / variance.clamp(min=torch.finfo(images.dtype).tiny)
+
+
+def _standardised_layout(images: Images) -> Images:
+    """Averages over cells, each channel's mean taken off, then of unit norm over all channels."""
+    cells = functional.avg_pool2d(images, LAYOUT_CELL)
+    cells = cells - cells.mean((2, 3), keepdim=True)
+    norm = cells.flatten(1).norm(dim=1)[:, None, None, None]
+    # A flat image has rounding noise for a layout; it correlates with nothing.
+    return torch.where(norm > 1e-4, cells / norm, 0)
+
+
+def _patches(image: Float[Tensor, "3 H W"]) -> Float[Tensor, "H W features"]:
+    """All 5x5 patches that lie inside the image, around 0 against cancellation."""
+    _, height, width = image.shape
+    columns = functional.unfold(image[None] - 0.5, PATCH_SIDE)[0]
+    return columns.T.reshape(height - PATCH_SIDE + 1, width - PATCH_SIDE + 1, -1)
+
+
+def _displacement_score(
+    texture: Float[Tensor, "3 H W"], exemplar: Float[Tensor, "3 H W"]
+) -> Tensor:
+    queries, keys = _patches(texture), _patches(exemplar)
+    height, width = queries.shape[:2]
+    stride = 1
+    while ((height - 1) // stride) * ((width - 1) // stride) > MAX_ANCHORS:
+        stride += 1
+    rows = torch.arange(0, height - 1, stride, device=texture.device)[:, None]
+    columns = torch.arange(0, width - 1, stride, device=texture.device)[None, :]
+    wanted = torch.zeros((height, width), dtype=torch.bool, device=texture.device)
+    for down, right in ((0, 0), (0, 1), (1, 0)):
+        wanted[rows + down, columns + right] = True
+    nearest = torch.zeros((height, width, 2), dtype=torch.int64, device=texture.device)
+    nearest[wanted] = _nearest_positions(queries[wanted], keys)
+    anchor = nearest[rows, columns]
+    coherent = [
+        (nearest[rows + down, columns + right] - anchor == anchor.new_tensor([down, right])).all(-1)
+        for down, right in ((0, 1), (1, 0))
+    ]
+    return 1 - torch.stack(coherent).to(texture.dtype).mean()
+
+
+def _nearest_positions(
+    queries: Float[Tensor, "Q features"], keys: Float[Tensor, "H W features"]
+) -> Int[Tensor, "Q 2"]:
+    """Row and column of each query's nearest key."""
+    width = keys.shape[1]
+    flat = keys.flatten(0, 1)
+    norms = flat.square().sum(1)
+    found = [
+        (norms - 2 * part @ flat.T).argmin(1)
+        for part in torch.split(queries, max(1, MAX_DISTANCES // len(flat)))
+    ]
+    nearest = torch.cat(found)
+    return torch.stack([nearest // width, nearest % width], dim=1)

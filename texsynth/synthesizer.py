@@ -1,0 +1,175 @@
+"""One exemplar at a time, interactively: synthesise, look, go on from where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from texsynth.config import SynthesisConfig
+from texsynth.features import TextureNetwork
+from texsynth.images import image_to_tensor, load_exemplar, tensor_to_pil
+from texsynth.lanes import CurvePoint, LaneBatch, Task
+from texsynth.start import draw_starts
+from texsynth.synthesis import (
+    Progress,
+    SynthesisResult,
+    compute_levels,
+    finish_task,
+    make_batches,
+)
+from texsynth.weights import load_network
+
+
+class TextureSynthesizer:
+    """Synthesises textures of one exemplar and keeps what is needed to go on.
+
+    Args:
+        exemplar: path of an image, a PIL image, or a tensor [3, H, W] in [0, 1].
+        weights: a weights name or path as `load_network` takes it, or a loaded network.
+        config: what is minimised; the `default` preset unless given.
+        size: side, or (height, width), px, that a path is cropped and resized to.
+        name: of the exemplar in file names; by default the file's, or `texture`.
+        device: where the work is done.
+
+    Attributes:
+        exemplar: float32 [3, H, W].
+        result: of the last call, a `SynthesisResult`; None before the first.
+    """
+
+    def __init__(
+        self,
+        exemplar: str | Path | Image.Image | np.ndarray | Tensor,
+        weights: str | Path | TextureNetwork = "imagenet",
+        *,
+        config: SynthesisConfig | None = None,
+        size: int | tuple[int, int] | None = 256,
+        name: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if isinstance(exemplar, str | Path):
+            self.name = name or Path(exemplar).stem
+            self.exemplar = load_exemplar(exemplar, size)
+        else:
+            self.name = name or "texture"
+            self.exemplar = image_to_tensor(exemplar)
+        if not isinstance(weights, TextureNetwork):
+            weights = load_network(weights)
+        self.network: TextureNetwork = weights.to(device)
+        self.config = config or SynthesisConfig.preset("default")
+        self.result: SynthesisResult | None = None
+        self._task: Task | None = None
+        self._batch: LaneBatch | None = None
+
+    @property
+    def losses(self) -> list[CurvePoint]:
+        """Loss curve of the current texture from its start; at most 64 points."""
+        return [] if self._task is None else list(self._task.curve)
+
+    @property
+    def output_image(self) -> Image.Image:
+        """The texture as it would be stored: 8 bits, rounded.
+
+        Raises:
+            RuntimeError: before the first `synthesize`.
+        """
+        return tensor_to_pil(self._require_result().image_8bit)
+
+    def synthesize(
+        self,
+        *,
+        seed: int = 0,
+        evaluations: float | None = None,
+        start: Tensor | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Image.Image:
+        """A new texture, from a new start.
+
+        Args:
+            seed: of the start image; every seed gives another texture.
+            evaluations: budget at full size; the config's unless given.
+            start: [3, H, W], an image to start from instead of a drawn one.
+            progress: called whenever the losses are looked at.
+
+        Returns:
+            The texture, as `output_image`.
+        """
+        exemplar = self.exemplar[None]
+        sizes = compute_levels(self.config, *exemplar.shape[-2:])
+        if start is None:
+            start = draw_starts(exemplar, [seed], self.config.start)[0]
+        budget = self.config.evaluations if evaluations is None else evaluations
+        self._task = task = Task(0, self.exemplar, start, budget)
+        for batch in make_batches(self.network, self.config, sizes):
+            self._batch = batch
+            batch.admit([task])
+            self._advance(progress)
+            if task.stop_reason == "time_limit":
+                break
+        return self.output_image
+
+    def optimize(
+        self,
+        evaluations: float,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Image.Image:
+        """Go on with the current texture from where it stopped, the optimiser's history kept.
+
+        Args:
+            evaluations: to be spent in addition, at full size.
+            progress: called whenever the losses are looked at.
+
+        Returns:
+            The texture, as `output_image`.
+
+        Raises:
+            RuntimeError: before the first `synthesize`.
+        """
+        self._require_result()
+        if self._batch is not None:
+            self._batch.resume(evaluations)
+            self._advance(progress)
+        return self.output_image
+
+    def save(self, directory: str | Path) -> tuple[Path, Path]:
+        """Write `exemplar_NAME.png` and `synth_NAME.png`; return their paths.
+
+        Args:
+            directory: made if need be.
+
+        Raises:
+            RuntimeError: before the first `synthesize`.
+        """
+        texture = self.output_image
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        paths = (directory / f"exemplar_{self.name}.png", directory / f"synth_{self.name}.png")
+        tensor_to_pil(self.exemplar).save(paths[0])
+        texture.save(paths[1])
+        return paths
+
+    def show(self) -> None:
+        """Open exemplar and texture side by side in the system's image viewer."""
+        pair = torch.cat([self.exemplar, image_to_tensor(self.output_image)], dim=2)
+        tensor_to_pil(pair).show()
+
+    def _advance(self, progress: Callable[[Progress], None] | None) -> None:
+        """Run the current level to its end and measure the result."""
+        batch, task = self._batch, self._task
+        if batch is None or task is None:
+            return
+        while batch.running:
+            batch.advance()
+            if progress is not None:
+                progress(Progress(task.index, task.curve[-1], task.budget))
+        self.result = finish_task(task, self.network)
+
+    def _require_result(self) -> SynthesisResult:
+        if self.result is None:
+            raise RuntimeError("no texture yet: call synthesize() first")
+        return self.result
