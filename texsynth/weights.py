@@ -146,8 +146,8 @@ def obtain_checkpoint(checkpoint: Checkpoint) -> Path:
         if cached.is_file():
             _validate_prefix(cached, checkpoint.sha256_prefix)
             return cached
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(
             checkpoint.url, str(path), hash_prefix=checkpoint.sha256_prefix, progress=False
         )

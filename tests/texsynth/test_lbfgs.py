@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -168,7 +169,7 @@ def test_accepted_steps_fall_enough() -> None:
     """Armijo's rule, checked from outside at every accepted point."""
     evaluate = evaluate_of(rosenbrock(4))
     states = run(rosenbrock_start(4), evaluate, 60)
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         accepted = after.iterations > before.iterations
         slope = (before.gradient * (after.point - before.point)).sum(1)
         limit = before.value + ARMIJO.sufficient_decrease * slope
@@ -180,7 +181,7 @@ def test_accepted_steps_fall_enough() -> None:
 
 def test_every_evaluation_is_a_step_or_a_backtrack() -> None:
     states = run(rosenbrock_start(4), evaluate_of(rosenbrock(4)), 40)
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         stepped = after.iterations - before.iterations
         assert (after.evaluations - before.evaluations == 1).all()
         still_going = ~before.stalled
