@@ -69,10 +69,12 @@ class Task:
     curve: list[CurvePoint] = field(default_factory=list)
 
     def record(self, loss: float, side: int) -> None:
-        """Add a point to the curve; at too many, every second one but the ends is dropped."""
+        """Add a point to the curve; at too many, drop one where they lie closest, never an end."""
         self.curve.append(CurvePoint(self.spent, loss, side))
         if len(self.curve) > CURVE_POINTS:
-            self.curve = [self.curve[0], *self.curve[:0:-2][::-1]]
+            spent = [point.evaluations for point in self.curve]
+            gaps = [after - before for before, after in zip(spent, spent[2:], strict=False)]
+            del self.curve[1 + gaps.index(min(gaps))]
 
 
 @dataclass(eq=False)
