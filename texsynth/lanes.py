@@ -24,7 +24,7 @@ from texsynth.objective import TextureObjective
 StopReason = Literal["plateau", "budget", "time_limit", "diverged"]
 
 READ_INTERVAL = 10
-"""Evaluations between two looks at the losses; the device is waited for only then."""
+"""Evaluations of a lane between two looks at its loss; the device is waited for only then."""
 CURVE_POINTS = 64
 """Points that a loss curve keeps at most."""
 
@@ -87,6 +87,13 @@ class _Lane:
     iterations: int = 0
     best: list[tuple[int, float]] = field(default_factory=list)
     ended: bool = False
+
+    @property
+    def next_reading(self) -> int:
+        """Evaluations at which it is looked at next: its own, so that no neighbour moves them."""
+        if self.evaluations == 0:
+            return 1
+        return min(self.limit, (self.evaluations // READ_INTERVAL + 1) * READ_INTERVAL)
 
 
 class LaneBatch:
@@ -179,7 +186,7 @@ class LaneBatch:
             lane.ended = False
 
     def advance(self) -> list[Task]:
-        """Evaluate all lanes a few times, then look at their losses.
+        """Evaluate all lanes until some lane is due, then look at the losses of those that are.
 
         Returns:
             The tasks that ended with this advance: image, loss, curve and stop reason are set.
@@ -187,9 +194,7 @@ class LaneBatch:
         running = [lane for lane in self._lanes if not lane.ended]
         if not running or self._objective is None or self._state is None:
             return []
-        count = min([READ_INTERVAL, *(lane.limit - lane.evaluations for lane in running)])
-        if any(lane.evaluations == 0 for lane in running):
-            count = 1
+        count = min(lane.next_reading - lane.evaluations for lane in running)
         begun = time.monotonic()
         with exact_arithmetic():
             for _ in range(count):
@@ -202,8 +207,9 @@ class LaneBatch:
         for number, (lane, reading) in enumerate(zip(self._lanes, readings, strict=True)):
             if lane.ended:
                 continue
+            due = lane.evaluations + count == lane.next_reading
             self._account(lane, reading, count, seconds)
-            stop_reason = self._find_stop_reason(lane, reading)
+            stop_reason = self._look_at(lane, reading) if due else None
             if stop_reason is not None:
                 self._end(lane, number, reading, stop_reason)
                 ended.append(lane.task)
@@ -218,12 +224,13 @@ class LaneBatch:
         task.iterations += reading.iterations - lane.iterations
         task.spent += count * self._cost
         task.seconds += seconds
-        task.record(reading.value, min(self._size))
         lane.iterations = reading.iterations
         lane.evaluations += count
-        lane.best.append((lane.evaluations, reading.best_value))
 
-    def _find_stop_reason(self, lane: _Lane, reading: _Reading) -> StopReason | None:
+    def _look_at(self, lane: _Lane, reading: _Reading) -> StopReason | None:
+        """Put a due reading on record; say why the lane ends with it, if it does."""
+        lane.task.record(reading.value, min(self._size))
+        lane.best.append((lane.evaluations, reading.best_value))
         limit_s = self._config.time_limit_s
         if reading.diverged:
             return "diverged"
