@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,15 @@ from texsynth.features import Architecture, trunk_layers
 DrawConvolutions = Callable[..., dict[str, Tensor]]
 MakeNetwork = Callable[..., TextureNetwork]
 DrawImages = Callable[..., Tensor]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On small tensors a second thread mostly waits, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def _draw_convolutions(

@@ -159,8 +159,9 @@ LOOSE = 2.0
 
 
 def assert_follows(values: list[float], printed: list[float]) -> None:
-    """The first two evaluations tightly; then the lowest loss so far, within a factor."""
+    """What is determined tightly; then the lowest loss so far, within a factor."""
     assert values[:2] == pytest.approx(printed[:2], rel=1e-5)  # measured: 3e-7
+    assert values[4] == pytest.approx(printed[4], rel=0.02)  # measured: 0.0025
     lowest, expected = list(accumulate(values, min)), list(accumulate(printed, min))
     for evaluation in range(4, len(values) + 1, 4):
         ratio = lowest[evaluation - 1] / expected[evaluation - 1]
@@ -171,8 +172,8 @@ def test_trajectory_follows_the_reference(
     formula_network: TextureNetwork, load_result: Callable[[str], Tensor], golden: dict[str, Any]
 ) -> None:
     objective = TextureObjective(formula_network, load_result("exemplar_cracked_0063"), REFERENCE)
-    values = values_of_ours(objective, uniform_noise(), 8)
-    assert_follows(values, golden["cracked_0063"]["lbfgs_evaluations"][:8])
+    values = values_of_ours(objective, uniform_noise(), 5)
+    assert_follows(values, golden["cracked_0063"]["lbfgs_evaluations"][:5])
 
 
 @pytest.mark.slow
