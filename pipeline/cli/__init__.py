@@ -1,0 +1,63 @@
+"""The command line: `texsynth COMMAND`.
+
+Exit codes: 0 all done, 2 bad usage or refused, 3 finished with failed rows, 130 interrupted.
+Commands are imported when they are called, so that `--help` waits for nothing.
+"""
+
+import sys
+from importlib import metadata
+
+from cyclopts import App
+
+EXIT_USAGE, EXIT_FAILED_ROWS, EXIT_INTERRUPTED = 2, 3, 130
+
+app = App(
+    name="texsynth",
+    help="New textures from old ones at data-set scale.",
+    version=lambda: metadata.version("texsynth"),
+)
+app.command(
+    "pipeline.cli.manifest:app",
+    name="manifest",
+    help="Make a manifest: the list of textures that a run works through.",
+)
+app.command(
+    "pipeline.cli.run:run",
+    name="run",
+    help="Synthesise the textures of a manifest into a run directory, or go on with it.",
+)
+app.command(
+    "pipeline.cli.report:report",
+    name="report",
+    help="Write a contact sheet of a run, worst textures first.",
+)
+app.command(
+    "pipeline.cli.synthesize:synthesize",
+    name="synthesize",
+    help="Synthesise textures of single images, without a manifest.",
+)
+app.command(
+    "pipeline.cli.demo:demo",
+    name="demo",
+    help="Run the whole job on textures that come with scikit-image.",
+)
+app.command(
+    "pipeline.cli.weights:app", name="weights", help="List the sources of weights, or fetch one."
+)
+app.command(
+    "pipeline.cli.config:app", name="config", help="Show the settings of a preset, as YAML."
+)
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one message and exit code 2."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        sys.exit(EXIT_INTERRUPTED)
+    except (ValueError, OSError) as error:
+        # Every error of this project that a user can mend is a ValueError with what, got,
+        # expected and where; everything else is a defect and keeps its traceback.
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(EXIT_USAGE)

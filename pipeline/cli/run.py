@@ -1,0 +1,56 @@
+"""`texsynth run`: a manifest of textures in, a run directory out."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from pipeline.cli import EXIT_FAILED_ROWS
+from pipeline.config import RunConfig, load_config
+from pipeline.run import RunOutcome, run_manifest
+
+
+def run(
+    manifest: Path,
+    /,
+    *,
+    out: Path,
+    options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
+    config: Path | None = None,
+    set_: Annotated[list[str], Parameter(name="--set", negative=())] = [],  # noqa: B006
+) -> int:
+    """Synthesise the textures of a manifest into a run directory, or go on with it.
+
+    The same command on the same directory continues; finished textures are kept. Exit codes: 0 all
+    done, 2 bad usage or refused, 3 finished with failed rows.
+
+    Args:
+        manifest: CSV or Parquet; `texsynth manifest` makes one.
+        out: Run directory, made if need be.
+        options: All other settings.
+        config: YAML file of settings; `texsynth config show` prints one.
+        set_: One setting, as NAME=VALUE; synthesis.NAME=VALUE reaches the preset's settings.
+    """
+    console = Console()
+    outcome = run_manifest(
+        manifest, out, load_config(options, file=config, assignments=set_), console
+    )
+    return print_outcome(outcome, console)
+
+
+def print_outcome(outcome: RunOutcome, console: Console) -> int:
+    """Say what a run has made and where; return the exit code."""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
+    where = os.fspath(outcome.run.path)
+    lines = [f"{outcome.tasks} tasks: {counts or 'none done'} ({outcome.done_now} in this run)"]
+    for problem in outcome.problems:
+        lines.append(f"unreadable, left alone: {problem.path}: {problem.reason}")
+    if outcome.missing:
+        lines.append(f"{outcome.missing} tasks have no row; the same command goes on")
+    lines.append(f"textures: {where}/textures   metrics: {where}/metrics.parquet")
+    lines.append(f"look at it: texsynth report {where}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0 if outcome.complete else EXIT_FAILED_ROWS

@@ -1,0 +1,60 @@
+"""`texsynth synthesize IMAGE... --out DIR`: single images, without a manifest."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from cyclopts import Parameter, validators
+
+from texsynth import SynthesisConfig, TextureSynthesizer, load_network
+from texsynth.config import PresetName
+from texsynth.features import Normalisation
+
+
+def synthesize(
+    *images: Annotated[Path, Parameter(validator=validators.Path(exists=True, dir_okay=False))],
+    out: Path,
+    preset: PresetName = "default",
+    weights: str = "imagenet",
+    normalisation: Normalisation | None = None,
+    size: Annotated[int, Parameter(validator=validators.Number(gte=16))] = 256,
+    evaluations: float | None = None,
+    device: str | None = None,
+    seed: int = 0,
+) -> int:
+    """Synthesise one texture of each image; write exemplar_NAME.png and synth_NAME.png.
+
+    Args:
+        images: Image files; a centred square is taken.
+        out: Folder for the pictures, made if need be.
+        preset: default: best stored image; reference: the public implementation's steps.
+        weights: imagenet, hed, random:SEED, or a .pth or .safetensors file.
+        normalisation: Of the network's input; by default what belongs to the weights.
+        size: Side of exemplar and texture, px.
+        evaluations: Budget in evaluations at full size; default: the preset's.
+        device: cpu or cuda; default: cuda where there is one.
+        seed: Of the start image.
+    """
+    if not images:
+        raise ValueError("no image given; expected at least one file")
+    repeated = {path.stem for path in images if [p.stem for p in images].count(path.stem) > 1}
+    if repeated:
+        raise ValueError(f"images share the names {sorted(repeated)}: their results would collide")
+    config = SynthesisConfig.preset(preset)
+    if evaluations is not None:
+        config = config.with_values({"evaluations": evaluations})
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_network(weights, normalisation=normalisation, device=device)
+    for path in images:
+        synthesizer = TextureSynthesizer(path, network, config=config, size=size, device=device)
+        synthesizer.synthesize(seed=seed)
+        result = synthesizer.result
+        if result is None:
+            continue
+        _, texture = synthesizer.save(out)
+        print(
+            f"{texture}: loss {result.float_loss.total:.4g} as computed, "
+            f"{result.delivered_loss.total:.4g} as stored, {result.evaluations:.0f} evaluations in "
+            f"{result.seconds:.0f} s, stopped by {result.stop_reason}"
+        )
+    return 0
