@@ -54,6 +54,7 @@ class Task:
         budget: evaluations at full size that may be spent in all.
         spent: evaluations at full size spent so far.
         seconds: wall-clock time on a lane so far, which the lanes beside it shared.
+        resumed_at_s: `seconds` when it last went on; the time limit counts from there.
     """
 
     index: int
@@ -63,6 +64,7 @@ class Task:
     spent: float = 0.0
     iterations: int = 0
     seconds: float = 0.0
+    resumed_at_s: float = 0.0
     objective_loss: float = math.inf
     objective_taps: tuple[str, ...] = ()
     stop_reason: StopReason | None = None
@@ -142,7 +144,9 @@ class LaneBatch:
         device = self._network.device
         exemplars = torch.stack([task.exemplar for task in tasks]).to(device)
         images = torch.stack([task.image for task in tasks]).to(device)
-        objective = TextureObjective(self._network, resize(exemplars, *self._size), self._config)
+        exemplars = resize(exemplars, *self._size)
+        with exact_arithmetic():
+            objective = TextureObjective(self._network, exemplars, self._config)
         state = lbfgs_init(resize(images, *self._size), self._config.optimizer)
         lanes = [_Lane(task, self._share(task.budget - task.spent)) for task in tasks]
         for task in tasks:
@@ -182,6 +186,7 @@ class LaneBatch:
         for lane in self._lanes:
             lane.limit = lane.evaluations + self._share(evaluations)
             lane.task.budget = lane.task.spent + evaluations
+            lane.task.resumed_at_s = lane.task.seconds
             lane.best.clear()
             lane.ended = False
 
@@ -234,7 +239,7 @@ class LaneBatch:
         limit_s = self._config.time_limit_s
         if reading.diverged:
             return "diverged"
-        if limit_s is not None and lane.task.seconds >= limit_s:
+        if limit_s is not None and lane.task.seconds - lane.task.resumed_at_s >= limit_s:
             return "time_limit"
         if lane.evaluations >= lane.limit:
             return "budget"
@@ -247,7 +252,7 @@ class LaneBatch:
         return bool(before) and before[-1] - lowest < self._config.plateau_tolerance * lowest
 
     def _end(self, lane: _Lane, number: int, reading: _Reading, stop_reason: StopReason) -> None:
-        """Take the image off the device."""
+        """Hand the image to the task; it stays on the device."""
         if self._state is None:
             return
         best = self._config.keep_best
@@ -269,8 +274,9 @@ class _Reading(NamedTuple):
 
 
 def _read(state: LBFGSState) -> list[_Reading]:
-    """One transfer for all lanes."""
-    columns = (state.value, state.best_value, state.iterations, state.stalled, state.diverged)
+    """One transfer for all lanes; a lane in recovery is back at its best point."""
+    value = torch.where(state.value.isinf(), state.best_value, state.value)
+    columns = (value, state.best_value, state.iterations, state.stalled, state.diverged)
     rows = torch.stack([column.double() for column in columns], dim=1).tolist()
     return [_Reading(row[0], row[1], int(row[2]), bool(row[3]), bool(row[4])) for row in rows]
 

@@ -58,8 +58,8 @@ class SynthesisResult:
         image_8bit: uint8 [3, H, W], clamped and rounded: what is stored.
         float_loss, delivered_loss: reference loss of the one and of the other.
         taps: of the reference loss, in the order of its Gram terms.
-        objective_loss: value of what was minimised, at full size, at the image.
-        objective_taps: taps of what was minimised, at full size.
+        objective_loss: value of what was minimised at the last level, at the image.
+        objective_taps: taps of what was minimised at the last level.
         evaluations: spent, in evaluations at full size.
         iterations: accepted L-BFGS steps, of all levels.
         stop_reason: why the last level ended.
@@ -140,16 +140,16 @@ def synthesize(
         validate_images(start, "start", lanes=len(exemplars))
     exemplars = exemplars.float()
     sizes = compute_levels(config, exemplars.shape[-2], exemplars.shape[-1])
-    for size in sizes:
-        network.resolve_taps(config.taps, *size)
     network = network.to(device)
+    batches = make_batches(network, config, sizes)
+    if not len(exemplars):
+        return iter(())
     if start is None:
         start = draw_starts(resize(exemplars, *sizes[0]), seeds, config.start)
     tasks = [
         Task(index, exemplar, image, config.evaluations)
         for index, (exemplar, image) in enumerate(zip(exemplars, start.float(), strict=True))
     ]
-    batches = make_batches(network, config, sizes)
     return _run(tasks, batches, network, lanes, progress)
 
 
@@ -173,8 +173,15 @@ def compute_levels(config: SynthesisConfig, height: int, width: int) -> list[tup
 def make_batches(
     network: TextureNetwork, config: SynthesisConfig, sizes: Sequence[tuple[int, int]]
 ) -> list[LaneBatch]:
-    """Empty lanes for every level."""
+    """Empty lanes for every level.
+
+    Raises:
+        TapError: if a level is too small for its taps, or the full size for the reference loss.
+    """
     full = sizes[-1]
+    for size in sizes:
+        network.resolve_taps(config.taps, *size)
+    network.resolve_taps("reference", *full)
     costs = [math.prod(size) / math.prod(full) for size in sizes]
     return [
         LaneBatch(network, config, size, full_size=full, finer_cost=sum(costs[level + 1 :]))
@@ -191,9 +198,9 @@ def finish_task(task: Task, network: TextureNetwork) -> SynthesisResult:
     exemplar = task.exemplar[None].to(network.device)
     image = resize(task.image[None], *task.exemplar.shape[-2:])
     rounded = round_to_8_bits(image)
-    objective = TextureObjective(network, exemplar, SynthesisConfig.preset("reference"))
     losses = []
     with torch.no_grad(), exact_arithmetic():
+        objective = TextureObjective(network, exemplar, SynthesisConfig.preset("reference"))
         for measured in (image, rounded.float() / 255):
             terms = objective(measured)
             losses.append(ReferenceLoss(tuple(terms.gram[0].tolist()), float(terms.spectrum[0])))
@@ -234,7 +241,8 @@ def _run(
         if queue and free:
             batch.admit([queue.popleft() for _ in range(min(free, len(queue)))])
         if not any(waiting[: level + 1]) and not any(b.running for b in batches[:level]):
-            batch.compact()
+            for b in batches[: level + 1]:
+                b.compact()
         ended = batch.advance()
         if progress is not None:
             for task in [*batch.running, *ended]:
