@@ -1,19 +1,26 @@
 """`texsynth demo`: the main job on textures that come with scikit-image."""
 
+import io
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+from PIL import Image
 from rich.console import Console
 
 from pipeline.cli.run import print_outcome
 from pipeline.config import RunConfig, load_config
 from pipeline.manifest import demo_manifest, relocate_paths, write_manifest
-from pipeline.report import write_report
+from pipeline.query import load_images, load_metrics
+from pipeline.report import remake_exemplar, write_report
 from pipeline.resume import load_run_record
 from pipeline.run import run_manifest
 from pipeline.rundir import RunDirectory
 from texsynth import WeightsError, load_network
 
 DEMO_SIZE, DEMO_VARIATIONS, DEMO_EVALUATIONS = 128, 2, 250
+SHEET_GAP = 4
+"""Between the pictures on the sheet, px."""
 
 
 def demo(*, out: Path = Path("runs/demo"), device: str | None = None) -> int:
@@ -40,7 +47,9 @@ def demo(*, out: Path = Path("runs/demo"), device: str | None = None) -> int:
     outcome = run_manifest(manifest, out, load_config(options), console)
     code = print_outcome(outcome, console)
     page = write_report(outcome.run).resolve()
-    console.print(f"open in a browser: {page}", highlight=False, soft_wrap=True)
+    sheet = _write_sheet(outcome.run, page.with_name("sheet.png"))
+    for what, path in (("all on one sheet", sheet), ("open in a browser", page)):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
     return code
 
 
@@ -62,3 +71,29 @@ def _choose_weights(out: Path, console: Console) -> str:
         return "hed"
     console.print("weights: imagenet")
     return "imagenet"
+
+
+def _write_sheet(run: RunDirectory, path: Path) -> Path:
+    """A picture with a column per exemplar: itself, then its textures."""
+    record = load_run_record(run)
+    rows = load_metrics(run)
+    rows = rows[rows["status"] == "ok"].sort_values(["exemplar_id", "variation"])
+    textures = load_images(run, list(rows["task_id"]))
+    root = record.root if record else ""
+    columns = [
+        [Image.open(io.BytesIO(remake_exemplar(_first_row(group), root)))]
+        + [textures[task_id] for task_id in group["task_id"]]
+        for _, group in rows.groupby("exemplar_id")
+    ]
+    step = DEMO_SIZE + SHEET_GAP
+    tallest = max((len(column) for column in columns), default=0)
+    sheet = Image.new("RGB", (len(columns) * step, tallest * step), "white")
+    for x, column in enumerate(columns):
+        for y, image in enumerate(column):
+            sheet.paste(image, (x * step, y * step))
+    sheet.save(path)
+    return path
+
+
+def _first_row(rows: pd.DataFrame) -> dict[str, Any]:
+    return {str(name): value for name, value in rows.iloc[0].items()}

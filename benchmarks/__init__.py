@@ -1,0 +1,1 @@
+"""Measurements: each prints machine, versions, settings, and a ratio against a baseline."""
