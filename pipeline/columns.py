@@ -113,7 +113,11 @@ EFFORT = (
     Column("evaluations", FLOAT, "Cost in full-size evaluations; null if synthesis did not end."),
     Column("iterations", INT64, "Accepted L-BFGS steps; null if synthesis did not end."),
     Column("stop_reason", STRING, "plateau, budget, time_limit or diverged; null if none."),
-    Column("seconds", FLOAT, "Wall-clock time from start to end of the task, s."),
+    Column(
+        "seconds",
+        FLOAT,
+        "Wall-clock time on a lane, which the lanes beside it shared, s; 0 if it did not get there.",
+    ),
     Column("finished_at", pa.timestamp("ms", tz="UTC"), "When the task ended.", True),
 )
 
@@ -127,7 +131,7 @@ QUALITY = (
     Column(
         "layout_correlation",
         FLOAT,
-        "Correlation of the low-passed texture and exemplar; -1 to 1, copies score high.",
+        "Correlation of texture and exemplar, both averaged over 4x4 px; -1 to 1, copies score high.",
     ),
     Column(
         "layout_correlation_shifted",
@@ -145,7 +149,8 @@ QUALITY = (
     Column(
         "chroma_noise",
         FLOAT,
-        "Chroma energy of the texture above half the Nyquist frequency over that below it; from 0.",
+        "Chroma energy of the texture above half the Nyquist frequency, as a share of its variance; 0"
+        " to 1.",
     ),
     Column("exemplar_chroma_noise", FLOAT, "The same of the exemplar."),
     Column("out_of_range", FLOAT, "Share of pixel values outside [0, 1] before clamping; 0 to 1."),
