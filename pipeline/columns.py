@@ -116,7 +116,7 @@ EFFORT = (
     Column(
         "seconds",
         FLOAT,
-        "Wall-clock time on a lane, which the lanes beside it shared, s; 0 if it did not get there.",
+        "Wall-clock time on a lane, which the lanes beside it shared, s; 0 without one.",
     ),
     Column("finished_at", pa.timestamp("ms", tz="UTC"), "When the task ended.", True),
 )
@@ -131,7 +131,7 @@ QUALITY = (
     Column(
         "layout_correlation",
         FLOAT,
-        "Correlation of texture and exemplar, both averaged over 4x4 px; -1 to 1, copies score high.",
+        "Correlation with the exemplar, both averaged over 4x4 px; -1 to 1, copies score high.",
     ),
     Column(
         "layout_correlation_shifted",
@@ -149,8 +149,7 @@ QUALITY = (
     Column(
         "chroma_noise",
         FLOAT,
-        "Chroma energy of the texture above half the Nyquist frequency, as a share of its variance; 0"
-        " to 1.",
+        "Chroma energy above half the Nyquist frequency, as a share of the variance; 0 to 1.",
     ),
     Column("exemplar_chroma_noise", FLOAT, "The same of the exemplar."),
     Column("out_of_range", FLOAT, "Share of pixel values outside [0, 1] before clamping; 0 to 1."),
