@@ -5,6 +5,8 @@ A low loss can be a copy of the exemplar, so no loss is read without these besid
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,6 +23,9 @@ MAX_DISTANCES = 2**25
 """Patch distances held at once: 128 MiB of float32."""
 LAYOUT_CELL = 4
 """Side of the squares that are averaged before layouts are compared, px."""
+FLAT_VARIANCE = 1e-10
+"""Variance of a pixel, channels together, under which an image is flat; one level of 256 in one of
+100,000 pixels has more."""
 
 
 def displacement_score(textures: Images, exemplars: Images) -> PerLane:
@@ -37,13 +42,21 @@ def displacement_score(textures: Images, exemplars: Images) -> PerLane:
         exemplars: [B, 3, H', W'] in [0, 1].
 
     Returns:
-        [B] in [0, 1]; 0 for a copy, near 1 where every patch is new. Published means: Gatys .752,
-        with spectrum .763, Efros-Leung .246, image quilting .085.
+        [B] in [0, 1]; 0 for a copy, .83 for white noise (neighbours share most of their pixels). A
+        copy scores higher where patches of its exemplar are equal, as in flat areas: any of them
+        may be found. Published means: Gatys .752, with spectrum .763, Efros-Leung .246, image
+        quilting .085.
 
     Raises:
-        ValueError: if there are not as many textures as exemplars.
+        ValueError: if there are not as many textures as exemplars, pixels are not finite, or a side
+            is below 6 px.
     """
     validate_images(textures, "textures", lanes=len(exemplars))
+    validate_images(exemplars, "exemplars")
+    for name, images in (("textures", textures), ("exemplars", exemplars)):
+        height, width = images.shape[-2:]
+        if min(height, width) <= PATCH_SIDE:
+            raise ValueError(f"{name} of {width}x{height} px, expected above {PATCH_SIDE}")
     pairs = zip(textures, exemplars, strict=True)
     return torch.stack([_displacement_score(texture, exemplar) for texture, exemplar in pairs])
 
@@ -70,7 +83,7 @@ def layout_correlation(textures: Images, exemplars: Images) -> tuple[PerLane, Pe
         )
     left, right = _standardised_layout(textures), _standardised_layout(exemplars)
     product = torch.fft.rfft2(left) * torch.fft.rfft2(right).conj()
-    correlation = torch.fft.irfft2(product.sum(1), s=left.shape[-2:])
+    correlation = torch.fft.irfft2(product.sum(1), s=left.shape[-2:]).clamp(-1, 1)
     return correlation[:, 0, 0], correlation.flatten(1).amax(1)
 
 
@@ -84,7 +97,7 @@ def chroma_noise(images: Images) -> PerLane:
         images: [B, 3, H, W] in [0, 1].
 
     Returns:
-        [B] in [0, 1]; 0 for a gray or a flat image.
+        [B]; 0 for a gray or a flat image, at most 3 |w|^2 = 1.34 with w the luminance weights.
     """
     height, width = images.shape[-2:]
     chroma = images - luminance(images)[:, None]
@@ -94,7 +107,9 @@ def chroma_noise(images: Images) -> PerLane:
     columns = torch.fft.fftfreq(width, device=images.device).abs()[None, :]
     fine = torch.maximum(rows, columns) > 0.25
     variance = (images - images.mean((2, 3), keepdim=True)).square().sum((1, 2, 3))
-    return (power * fine).sum((1, 2)) / variance.clamp(min=torch.finfo(images.dtype).tiny)
+    # What a flat image has is rounding noise.
+    varied = variance > FLAT_VARIANCE * height * width
+    return torch.where(varied, (power * fine).sum((1, 2)) / variance, 0)
 
 
 def _standardised_layout(images: Images) -> Images:
@@ -119,7 +134,7 @@ def _displacement_score(
     queries, keys = _patches(texture), _patches(exemplar)
     height, width = queries.shape[:2]
     stride = 1
-    while ((height - 1) // stride) * ((width - 1) // stride) > MAX_ANCHORS:
+    while math.ceil((height - 1) / stride) * math.ceil((width - 1) / stride) > MAX_ANCHORS:
         stride += 1
     rows = torch.arange(0, height - 1, stride, device=texture.device)[:, None]
     columns = torch.arange(0, width - 1, stride, device=texture.device)[None, :]
