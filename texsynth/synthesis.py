@@ -24,7 +24,7 @@ from texsynth.shapes import Image8, Images
 from texsynth.start import draw_starts
 
 COARSEST_SIDE = 64
-"""Shorter side of the coarsest level under `levels: auto`, px; the tap rule leaves it three taps."""
+"""Shorter side of the coarsest level under `levels: auto`, px: three taps under the tap rule."""
 DEFAULT_LANES = 8
 """Lanes unless the caller says how many."""
 

@@ -10,9 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from texsynth.config import SynthesisConfig
+from texsynth.config import ConfigError, SynthesisConfig
 from texsynth.features import TextureNetwork
-from texsynth.images import image_to_tensor, load_exemplar, tensor_to_pil
+from texsynth.images import (
+    image_to_tensor,
+    load_exemplar,
+    resize,
+    tensor_to_pil,
+    validate_images,
+)
 from texsynth.lanes import CurvePoint, LaneBatch, Task
 from texsynth.start import draw_starts
 from texsynth.synthesis import (
@@ -23,6 +29,8 @@ from texsynth.synthesis import (
     make_batches,
 )
 from texsynth.weights import load_network
+
+NO_TEXTURE = "no texture yet: call synthesize() first"
 
 
 class TextureSynthesizer:
@@ -56,14 +64,14 @@ class TextureSynthesizer:
             self.exemplar = load_exemplar(exemplar, size)
         else:
             self.name = name or "texture"
-            self.exemplar = image_to_tensor(exemplar)
+            self.exemplar = image_to_tensor(exemplar).cpu()
         if not isinstance(weights, TextureNetwork):
             weights = load_network(weights)
         self.network: TextureNetwork = weights.to(device)
         self.config = config or SynthesisConfig.preset("default")
         self.result: SynthesisResult | None = None
         self._task: Task | None = None
-        self._batch: LaneBatch | None = None
+        self._batches: list[LaneBatch] = []
 
     @property
     def losses(self) -> list[CurvePoint]:
@@ -96,21 +104,25 @@ class TextureSynthesizer:
             progress: called whenever the losses are looked at.
 
         Returns:
-            The texture, as `output_image`.
+            The texture, as `output_image`; the one that `texsynth.synthesize` makes of this seed.
+
+        Raises:
+            ValueError: if exemplar or start have pixels that are not finite.
+            ConfigError, TapError: if the exemplar is too small for the levels or taps.
         """
         exemplar = self.exemplar[None]
+        validate_images(exemplar, "exemplar")
         sizes = compute_levels(self.config, *exemplar.shape[-2:])
+        batches = make_batches(self.network, self.config, sizes)
         if start is None:
-            start = draw_starts(exemplar, [seed], self.config.start)[0]
+            start = draw_starts(resize(exemplar, *sizes[0]), [seed], self.config.start)[0]
+        validate_images(start[None], "start")
         budget = self.config.evaluations if evaluations is None else evaluations
-        self._task = task = Task(0, self.exemplar, start, budget)
-        for batch in make_batches(self.network, self.config, sizes):
-            self._batch = batch
-            batch.admit([task])
-            self._advance(progress)
-            if task.stop_reason == "time_limit":
-                break
-        return self.output_image
+        _validate_budget(budget)
+        task = Task(0, self.exemplar, start.float(), budget)
+        batches[0].admit([task])
+        self._task, self._batches, self.result = task, batches, None
+        return self._finish(task, progress)
 
     def optimize(
         self,
@@ -119,6 +131,8 @@ class TextureSynthesizer:
         progress: Callable[[Progress], None] | None = None,
     ) -> Image.Image:
         """Go on with the current texture from where it stopped, the optimiser's history kept.
+
+        What a time limit left of the coarser levels is done first; the limit counts anew.
 
         Args:
             evaluations: to be spent in addition, at full size.
@@ -130,11 +144,11 @@ class TextureSynthesizer:
         Raises:
             RuntimeError: before the first `synthesize`.
         """
-        self._require_result()
-        if self._batch is not None:
-            self._batch.resume(evaluations)
-            self._advance(progress)
-        return self.output_image
+        if self._task is None:
+            raise RuntimeError(NO_TEXTURE)
+        _validate_budget(evaluations)
+        self._batches[0].resume(evaluations)
+        return self._finish(self._task, progress)
 
     def save(self, directory: str | Path) -> tuple[Path, Path]:
         """Write `exemplar_NAME.png` and `synth_NAME.png`; return their paths.
@@ -158,18 +172,27 @@ class TextureSynthesizer:
         pair = torch.cat([self.exemplar, image_to_tensor(self.output_image)], dim=2)
         tensor_to_pil(pair).show()
 
-    def _advance(self, progress: Callable[[Progress], None] | None) -> None:
-        """Run the current level to its end and measure the result."""
-        batch, task = self._batch, self._task
-        if batch is None or task is None:
-            return
-        while batch.running:
-            batch.advance()
-            if progress is not None:
-                progress(Progress(task.index, task.curve[-1], task.budget))
+    def _finish(self, task: Task, progress: Callable[[Progress], None] | None) -> Image.Image:
+        """Run the levels that are left to their ends and measure the result."""
+        while True:
+            batch = self._batches[0]
+            while batch.running:
+                batch.advance()
+                if progress is not None:
+                    progress(Progress(task.index, task.curve[-1], task.budget))
+            if task.stop_reason == "time_limit" or len(self._batches) == 1:
+                break
+            del self._batches[0]
+            self._batches[0].admit([task])
         self.result = finish_task(task, self.network)
+        return self.output_image
 
     def _require_result(self) -> SynthesisResult:
         if self.result is None:
-            raise RuntimeError("no texture yet: call synthesize() first")
+            raise RuntimeError(NO_TEXTURE)
         return self.result
+
+
+def _validate_budget(evaluations: float) -> None:
+    if not evaluations >= 1:
+        raise ConfigError(f"evaluations is {evaluations!r}, expected at least 1")
