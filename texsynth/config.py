@@ -8,7 +8,9 @@ TextureSynthesisCNN.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import numbers
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -56,6 +58,7 @@ class LBFGSConfig:
     max_backtracks: int = 10
 
     def __post_init__(self) -> None:
+        _conform_numbers(self, "optimizer.")
         _require(self.history >= 1, "optimizer.history", self.history, "at least 1")
         _require_choice("optimizer.line_search", self.line_search, ("armijo", "none"))
         _require(self.first_step > 0, "optimizer.first_step", self.first_step, "above 0")
@@ -117,11 +120,18 @@ class SynthesisConfig:
     optimizer: LBFGSConfig = field(default_factory=LBFGSConfig)
 
     def __post_init__(self) -> None:
+        _conform_numbers(self)
+        is_optimizer = isinstance(self.optimizer, LBFGSConfig)
+        _require(is_optimizer, "optimizer", self.optimizer, "a mapping of its settings")
         if isinstance(self.taps, str):
             _require_choice("taps", self.taps, ("auto", "reference"))
         else:
+            names = isinstance(self.taps, list | tuple) and all(
+                isinstance(tap, str) for tap in self.taps
+            )
+            expected = "'auto', 'reference' or some names"
+            _require(names and len(self.taps) > 0, "taps", self.taps, expected)
             object.__setattr__(self, "taps", tuple(self.taps))
-            _require(len(self.taps) > 0, "taps", self.taps, "'auto', 'reference' or some names")
         for name in ("gram_weight", "spectrum_weight", "range_weight", "plateau_tolerance"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         _require_choice("spectrum", self.spectrum, ("none", "gray", "colour"))
@@ -181,7 +191,7 @@ class SynthesisConfig:
             values: field name to value; `optimizer` may hold a mapping of its own fields.
 
         Raises:
-            ConfigError: for a name that is no field, or a value out of range.
+            ConfigError: for a name that is no field, or a value out of range or of a wrong type.
         """
         changes = dict(values)
         _refuse_unknown(changes, self, "")
@@ -189,18 +199,37 @@ class SynthesisConfig:
         if isinstance(optimizer, Mapping):
             _refuse_unknown(optimizer, self.optimizer, "optimizer.")
             changes["optimizer"] = dataclasses.replace(self.optimizer, **optimizer)
-        try:
-            return dataclasses.replace(self, **changes)
-        except TypeError as error:
-            raise ConfigError(f"a setting has a value of the wrong type: {error}") from error
+        return dataclasses.replace(self, **changes)
 
 
 def _refuse_unknown(values: Mapping[str, Any], config: object, prefix: str) -> None:
     known = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
+    unknown = sorted(map(str, set(values) - known))
     if unknown:
         names = ", ".join(prefix + name for name in unknown)
         raise ConfigError(f"unknown setting {names}; known: {', '.join(sorted(known))}")
+
+
+def _conform_numbers(config: object, prefix: str = "") -> None:
+    """Check the types of numbers, and make 5 of 5.0's field 5.0: equal settings, one fingerprint."""
+    for f in dataclasses.fields(config):  # type: ignore[arg-type]
+        kind, value = str(f.type), getattr(config, f.name)
+        if (value is None and "None" in kind) or (value == "auto" and "auto" in kind):
+            continue
+        number = kind.split(" ")[0]
+        if number == "bool":
+            _require(isinstance(value, bool), prefix + f.name, value, "true or false")
+        elif number in _NUMBERS:
+            accepted, convert, expected = _NUMBERS[number]
+            holds = isinstance(value, accepted) and not isinstance(value, bool)
+            _require(holds and not math.isinf(value), prefix + f.name, value, expected)
+            object.__setattr__(config, f.name, convert(value))
+
+
+_NUMBERS: dict[str, tuple[type, Callable[[Any], Any], str]] = {
+    "float": (numbers.Real, float, "a number"),
+    "int": (numbers.Integral, int, "a whole number"),
+}
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

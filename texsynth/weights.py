@@ -272,7 +272,13 @@ def _load_hed() -> dict[str, Tensor]:
             source = fetch_hed_file(cache_directory())
         except (HedDownloadError, OSError) as error:
             raise WeightsError(f"weights 'hed': {error}; take {_other_sources('hed')}") from error
-        _save_atomic(convert_hed(source), path)
+        try:
+            _save_atomic(convert_hed(source), path)
+        except (OSError, KeyError, SafetensorError) as error:
+            raise WeightsError(
+                f"weights 'hed': {str(source)!r} could not be made into {str(path)!r}: {error}; "
+                f"make room or set {CACHE_VARIABLE}, or take {_other_sources('hed')}"
+            ) from error
         source.unlink()
     convolutions = load_checkpoint(path)
     got = compute_sha256(convolutions)

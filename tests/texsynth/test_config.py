@@ -143,3 +143,34 @@ def test_unknown_settings_are_refused_by_name(values: dict[str, Any], named: str
 def test_with_values_validates() -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.history is 0"):
         SynthesisConfig().with_values({"optimizer": {"history": 0}})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"evaluations": "x"}, "evaluations is 'x', expected a number"),
+        ({"evaluations": None}, "evaluations is None, expected a number"),
+        ({"evaluations": math.inf}, "evaluations is inf, expected a number"),
+        ({"gram_weight": True}, "gram_weight is True, expected a number"),
+        ({"plateau_evaluations": 2.5}, "plateau_evaluations is 2.5, expected a whole number"),
+        ({"levels": "coarse"}, "levels is 'coarse', expected a whole number"),
+        ({"levels": [2]}, r"levels is \[2\], expected a whole number"),
+        ({"time_limit_s": "1h"}, "time_limit_s is '1h', expected a number"),
+        ({"keep_best": "yes"}, "keep_best is 'yes', expected true or false"),
+        ({"taps": 3}, "taps is 3, expected 'auto', 'reference' or some names"),
+        ({"taps": [1]}, r"taps is \[1\], expected 'auto', 'reference' or some names"),
+        ({"optimizer": 3}, "optimizer is 3, expected a mapping of its settings"),
+        ({"optimizer": {"history": "x"}}, "optimizer.history is 'x', expected a whole number"),
+        ({3: 4, "a": 5}, "unknown setting 3, a; known: "),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused_by_name(values: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SynthesisConfig().with_values(values)
+
+
+def test_equal_numbers_are_one_value() -> None:
+    config = SynthesisConfig().with_values({"evaluations": 5, "time_limit_s": 2})
+    assert json.dumps(config.to_dict()) == json.dumps(
+        SynthesisConfig(evaluations=5.0, time_limit_s=2.0).to_dict()
+    )
