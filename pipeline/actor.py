@@ -19,8 +19,7 @@ import torch
 
 import texsynth
 from pipeline.config import RunConfig
-from pipeline.prepare import PREPARED
-from pipeline.resume import RunRecord, load_run_record
+from pipeline.resume import RunRecord, RunRecordError, load_run_record
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema
 from pipeline.shards import ShardWriter
@@ -49,7 +48,7 @@ class SynthesisActor:
     Raises:
         RunRecordError: if the run directory has no readable `run.json`.
         WeightsError: if the weights cannot be had here.
-        ValueError: if they are not those that the run began with.
+            Or if they are not those that the run began with.
     """
 
     def __init__(
@@ -60,9 +59,7 @@ class SynthesisActor:
         self._run = RunDirectory(Path(run_path))
         record = load_run_record(self._run)
         if record is None:
-            raise FileNotFoundError(
-                f"no run.json in {run_path!r}; it is written before work starts"
-            )
+            raise RunRecordError(f"no run.json in {run_path!r}; it is written before work starts")
         self._record = record
         self._config = RunConfig.model_validate(record.config)
         self._synthesis = self._config.resolve_synthesis()
@@ -80,7 +77,7 @@ class SynthesisActor:
         """Synthesise a block of tasks; all its rows are committed on return.
 
         Args:
-            tasks: columns of a task, `attempt`, and those of `PREPARED`.
+            tasks: columns of a task, `attempt`, and those of `pipeline.prepare.PREPARED`.
 
         Returns:
             One row of SUMMARY per task.
@@ -157,7 +154,8 @@ class SynthesisActor:
         if not np.isfinite(result.float_loss.total):
             error = NonFiniteLossError(f"the loss is {result.float_loss.total}")
             row = self._failed_row(task, type(error).__name__, str(error))
-            return row | {"stop_reason": result.stop_reason, "evaluations": result.evaluations}
+            names = ("stop_reason", "evaluations", "iterations", "seconds")
+            return row | {name: getattr(result, name) for name in names}
         return (
             self._task_values(task)
             | _texture_values(task, result)
@@ -171,7 +169,6 @@ class SynthesisActor:
             "status": "failed",
             "error_type": error_type,
             "error": error,
-            "seconds": 0.0,
         }
 
     def _task_values(self, task: dict[str, Any]) -> dict[str, Any]:
@@ -257,10 +254,7 @@ def _device_name(device: torch.device) -> str:
 
 def _require_same_weights(network: texsynth.TextureNetwork, record: RunRecord) -> None:
     if network.weights_sha256 != record.weights_sha256:
-        raise ValueError(
+        raise texsynth.WeightsError(
             f"weights {network.weights_id!r} have sha256 {network.weights_sha256} here, the run "
             f"began with {record.weights_sha256}"
         )
-
-
-__all__ = ["PREPARED", "SUMMARY", "NonFiniteLossError", "SynthesisActor"]

@@ -5,6 +5,7 @@ Later wins: the preset, a `--config` file, `--set a.b=c`, the other options.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,7 +26,7 @@ Hidden = Parameter(parse=False)
 class RunConfig(BaseModel):
     """Everything about a run but the manifest and the run directory."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     root: str | None = Field(
         None, description="Folder or URI that the manifest's paths are relative to."
@@ -58,7 +59,10 @@ class RunConfig(BaseModel):
     actors: int | None = Field(
         None, ge=1, description="Actors; default: one per GPU, else one on the CPU cores."
     )
-    device: str | None = Field(None, description="cpu or cuda; default: cuda where there is one.")
+    device: str | None = Field(
+        None,
+        description="cpu, cuda or cuda:N; default: cuda where there is one.",
+    )
     seed: int = Field(0, description="Of the run; each task's own seed derives from it.")
     executor: Literal["ray", "inline"] = Field(
         "ray", description="inline: in this process, without Ray, for debugging."
@@ -66,7 +70,7 @@ class RunConfig(BaseModel):
     address: str | None = Field(
         None, description="Of a Ray cluster, such as auto; default: a local one is started."
     )
-    retry: Annotated[tuple[str, ...], Parameter(negative=())] = Field(
+    retry: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = Field(
         (), description="Statuses whose tasks are done again, such as failed,timeout."
     )
     loss_threshold: float | None = Field(
@@ -88,6 +92,13 @@ class RunConfig(BaseModel):
         default_factory=dict, description="Settings of the synthesis that differ from the preset."
     )
 
+    @field_validator("device")
+    @classmethod
+    def _is_cpu_or_cuda(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+            raise ValueError("expected cpu, cuda or cuda:N")
+        return value
+
     @field_validator("retry", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> tuple[str, ...]:
@@ -95,7 +106,10 @@ class RunConfig(BaseModel):
         statuses = tuple(part for item in items for part in str(item).split(",") if part)
         unknown = set(statuses) - set(STATUSES)
         if unknown:
-            raise ValueError(f"unknown status {sorted(unknown)}, expected some of {STATUSES}")
+            names = ", ".join(STATUSES)
+            raise ValueError(
+                f"unknown status {', '.join(sorted(unknown))}, expected some of {names}"
+            )
         return statuses
 
     def resolve_synthesis(self) -> SynthesisConfig:
@@ -149,22 +163,38 @@ def load_config(
         assignments: `name=value` or `synthesis.name=value`, the value in YAML.
 
     Raises:
-        ConfigError: for an unreadable file, an unknown name or a value out of range.
+        ConfigError: for an unreadable file, an unknown name or a value out of range; or for a
+            preset other than the one whose settings the file spells out.
     """
-    values: dict[str, Any] = {}
-    if file is not None:
-        _merge(values, _read_yaml(file))
+    values = {} if file is None else _read_yaml(file)
+    spelled_out = values.get("preset") if values.get("synthesis") else None
+    values = _with_one_budget(values)
     for assignment in assignments:
-        _merge(values, _parse_assignment(assignment))
+        _merge(values, _with_one_budget(_parse_assignment(assignment)))
     _merge(values, options.model_dump(exclude_unset=True))
+    if spelled_out not in (None, values.get("preset")):
+        raise ConfigError(
+            f"preset is {values['preset']!r}, but config file {str(file)!r} holds settings of "
+            f"preset {spelled_out!r}; take its preset, or remove 'synthesis' from it"
+        )
     try:
         return RunConfig.model_validate(values).resolved()
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, issue['loc']))} is {issue['input']!r}: {issue['msg']}"
-            for issue in error.errors()
-        ]
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError(describe_validation(error)) from error
+
+
+def describe_validation(error: ValidationError) -> str:
+    """What is wrong with the fields of a `RunConfig`, one line each."""
+    lines = []
+    for issue in error.errors():
+        name = str(issue["loc"][0]) if issue["loc"] else "config"
+        if issue["type"] == "extra_forbidden":
+            line = f"unknown setting {name}; known: {', '.join(sorted(RunConfig.model_fields))}"
+        else:
+            reason = issue["msg"].removeprefix("Value error, ")
+            line = f"{name} is {issue['input']!r}: {reason[:1].lower()}{reason[1:]}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def config_yaml(config: RunConfig) -> str:
@@ -181,9 +211,33 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
             values[name] = dict(value) if isinstance(value, Mapping) else value
 
 
+def _with_one_budget(values: dict[str, Any]) -> dict[str, Any]:
+    """`synthesis.evaluations` is `evaluations` by another name: later ones win over both."""
+    synthesis = values.get("synthesis")
+    if not isinstance(synthesis, Mapping) or "evaluations" not in synthesis:
+        return values
+    synthesis = dict(synthesis)
+    inner = synthesis.pop("evaluations")
+    if values.get("evaluations") not in (None, inner):
+        raise ConfigError(
+            f"evaluations is {values['evaluations']!r} and synthesis.evaluations {inner!r}, "
+            "expected one of them"
+        )
+    return values | {"synthesis": synthesis, "evaluations": inner}
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML in which 1e9 is a number, as in YAML 1.2 and JSON."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), _YamlLoader)  # noqa: S506 (a SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"config file {str(file)!r} cannot be read: {error}") from error
     if not isinstance(values, dict):
@@ -197,7 +251,7 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     if not name or not equals:
         raise ConfigError(f"--set {assignment!r}, expected NAME=VALUE, such as size=128")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _YamlLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {assignment!r}: the value is no YAML: {error}") from error
     nested: dict[str, Any] = {}

@@ -19,6 +19,7 @@ from pipeline.actor import SynthesisActor
 from pipeline.config import RunConfig
 from pipeline.prepare import ExemplarSource, prepare_tasks
 from pipeline.rundir import RunDirectory
+from texsynth.config import ConfigError
 
 PREPARE_CPUS = 0.25
 """Of a preparing task: it shares a core with the actor that it feeds."""
@@ -49,8 +50,11 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, pending: int) -
     try:
         _configure_data()
         actors, resources = _plan_actors(config)
-        rows_per_block = _rows_per_block(config, pending, actors, gpu="num_gpus" in resources)
-        tasks = ray.data.read_parquet(str(run.pending), num_cpus=PREPARE_CPUS).repartition(
+        actors = min(actors, pending)
+        on_gpu = "num_gpus" in resources
+        rows_per_block = _rows_per_block(config, pending, actors, gpu=on_gpu)
+        path = str(run.pending.resolve())
+        tasks = ray.data.read_parquet(path, num_cpus=PREPARE_CPUS).repartition(
             target_num_rows_per_block=rows_per_block, strict=True
         )
         prepared = tasks.map_batches(
@@ -59,13 +63,13 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, pending: int) -
             batch_size=rows_per_block,
             num_cpus=PREPARE_CPUS,
         )
-        threads = None if "num_gpus" in resources else _threads_per_actor(actors)
         done = prepared.map_batches(
             SynthesisActor,
             fn_constructor_kwargs={
                 "run_path": str(run.path.resolve()),
-                "device": config.device,
-                "threads": threads,
+                # Ray shows an actor its own GPU only, whatever its number on the machine.
+                "device": "cuda" if on_gpu else "cpu",
+                "threads": None if on_gpu else _threads_per_actor(actors),
             },
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
             batch_format="pyarrow",
@@ -106,19 +110,40 @@ def _configure_data() -> None:
 
 
 def _plan_actors(config: RunConfig) -> tuple[int, dict[str, Any]]:
-    """Number of actors and what each asks of Ray: a GPU, or a share of the CPUs."""
-    available = ray.cluster_resources()
-    gpus = int(available.get("GPU", 0))
-    if gpus and config.device != "cpu":
-        return config.actors or gpus, {"num_gpus": 1}
-    cpus = available.get("CPU", 1.0)
+    """Number of actors and what each asks of Ray: a GPU, or a share of the CPUs.
+
+    Raises:
+        ConfigError: if more GPUs are asked for than a local Ray has; a cluster may yet grow.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if config.device != "cpu" and (gpus or config.device is not None):
+        actors = config.actors or max(gpus, 1)
+        if config.address is None and actors > gpus:
+            raise ConfigError(f"actors is {actors}, expected at most {gpus}, one for each GPU here")
+        return actors, {"num_gpus": 1}
     actors = config.actors or 1
-    share = max(0.1, (cpus - SPARE_CPUS) / actors)
-    return actors, {"num_cpus": share if share < 1 else math.floor(2 * share) / 2}
+    cpus = _least_cpus()
+    share = (cpus - SPARE_CPUS if cpus > SPARE_CPUS else cpus / 4) / _actors_on_a_node(actors)
+    # Ray takes fractions below 1 to four digits, and whole numbers above.
+    return actors, {"num_cpus": math.floor(share) if share >= 1 else math.floor(1e4 * share) / 1e4}
 
 
 def _threads_per_actor(actors: int) -> int:
-    return max(1, (os.cpu_count() or 1) // actors)
+    return max(1, int(_least_cpus()) // _actors_on_a_node(actors))
+
+
+def _actors_on_a_node(actors: int) -> int:
+    return math.ceil(actors / max(1, len(_cpus_of_nodes())))
+
+
+def _cpus_of_nodes() -> list[float]:
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return [cpus for cpus in nodes if cpus]
+
+
+def _least_cpus() -> float:
+    """CPUs of the smallest node that has any."""
+    return min(_cpus_of_nodes(), default=1.0)
 
 
 def _rows_per_block(config: RunConfig, pending: int, actors: int, *, gpu: bool) -> int:

@@ -6,6 +6,7 @@ row.
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +48,14 @@ class ExemplarSource:
 def prepare_tasks(tasks: pa.Table, source: ExemplarSource) -> pa.Table:
     """Add the columns of PREPARED; `pixels` is size x size x 3 bytes, or null beside an error.
 
-    Neighbouring tasks of one exemplar and crop are read once.
+    Neighbouring tasks of one exemplar and crop are read once. An error that has no name here is
+    recorded with its traceback: no image stops the job.
     """
     columns: dict[str, list[Any]] = {name: [] for name in PREPARED.names}
     key, prepared = None, {}
     for task in tasks.to_pylist():
-        if key != (task["path"], task["crop"]):
-            key, prepared = (task["path"], task["crop"]), _prepare(task, source)
+        if key != (task["exemplar_id"], task["crop"]):
+            key, prepared = (task["exemplar_id"], task["crop"]), _prepare(task, source)
         for name, values in columns.items():
             values.append(prepared.get(name))
     for field in PREPARED:
@@ -62,20 +64,14 @@ def prepare_tasks(tasks: pa.Table, source: ExemplarSource) -> pa.Table:
 
 
 def _prepare(task: dict[str, Any], source: ExemplarSource) -> dict[str, Any]:
-    config = source.config
+    where = f"image {task['path']!r} (exemplar {task['exemplar_id']!r})"
     try:
-        crop = prepare_crop(
-            read_image_bytes(task["path"], source.root),
-            size=config.size,
-            mode=config.crop,
-            index=task["crop"],
-            seed=config.seed,
-            max_pixels=config.max_pixels,
-        )
-        _require_claimed_sha256(task, crop)
+        crop = _load_crop(task, source)
     except (ImageError, OSError, MemoryError) as error:
-        where = f"image {task['path']!r} (exemplar {task['exemplar_id']!r})"
         return {"error_type": type(error).__name__, "error": f"{where}: {error}"}
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        return {"error_type": type(error).__name__, "error": f"{where}: {trace}"}
     return {
         "pixels": crop.pixels.tobytes(),
         "exemplar_sha256": crop.sha256,
@@ -88,7 +84,17 @@ def _prepare(task: dict[str, Any], source: ExemplarSource) -> dict[str, Any]:
     }
 
 
-def _require_claimed_sha256(task: dict[str, Any], crop: Crop) -> None:
+def _load_crop(task: dict[str, Any], source: ExemplarSource) -> Crop:
+    config = source.config
+    crop = prepare_crop(
+        read_image_bytes(task["path"], source.root),
+        size=config.size,
+        mode=config.crop,
+        index=task["crop"],
+        seed=config.seed,
+        max_pixels=config.max_pixels,
+    )
     claimed = task.get("sha256")
     if claimed and claimed != crop.sha256:
         raise ImageError(f"sha256 is {crop.sha256}, the manifest says {claimed}")
+    return crop

@@ -38,6 +38,7 @@ class RunProgress:
         self._statuses: Counter[str] = Counter()
         self._begun = time.monotonic()
         self._printed = self._begun
+        self._printed_done = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
         self._bar = _make_bar(console) if console.is_terminal else None
@@ -92,9 +93,14 @@ class RunProgress:
         done = self._statuses.total()
         if self._bar and self._bar_task is not None:
             self._bar.update(self._bar_task, completed=done, text=self.describe())
-        elif last or time.monotonic() - self._printed >= PLAIN_LINE_SECONDS:
-            self._printed = time.monotonic()
+        elif self._is_line_due(done, last=last):
+            self._printed, self._printed_done = time.monotonic(), done
             self._console.print(f"{done}/{self._total} tasks, {self.describe()}", highlight=False)
+
+    def _is_line_due(self, done: int, *, last: bool) -> bool:
+        if last:
+            return done > self._printed_done
+        return time.monotonic() - self._printed >= PLAIN_LINE_SECONDS
 
 
 def _make_bar(console: Console) -> Progress:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import platform
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from pipeline.committed import FileProblem, read_committed
 from pipeline.config import RunConfig
 from pipeline.finalize import finalize
 from pipeline.manifest import Manifest, load_manifest
-from pipeline.prepare import ExemplarSource, prepare_tasks
+from pipeline.prepare import PREPARED, ExemplarSource, prepare_tasks
 from pipeline.progress import RunProgress
 from pipeline.resume import (
     RunMismatchError,
@@ -33,8 +35,16 @@ from pipeline.resume import (
 from pipeline.rundir import RunDirectory
 from pipeline.schema import RESERVED_COLUMNS, row_schema
 from pipeline.tasks import TASK_COLUMNS, expand_tasks
+from texsynth.config import ConfigError
+from texsynth.synthesis import compute_levels, make_batches
 
 KEYS = ("task_id", "status", "attempt")
+INLINE_BLOCK_ROWS = 64
+"""Tasks prepared at once without Ray: enough to refill lanes, few enough to hold in memory."""
+
+
+class RunDirectoryError(ValueError):
+    """The output directory holds something else."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class RunOutcome:
         tasks: of the manifest.
         done_now: tasks done by this call.
         statuses: number of rows by status.
+        errors: number of rows without a texture by what went wrong: type and first line.
         missing: tasks without a row.
         problems: files in the directory that could not be read.
     """
@@ -54,6 +65,7 @@ class RunOutcome:
     tasks: int
     done_now: int
     statuses: dict[str, int]
+    errors: dict[str, int]
     missing: int
     problems: tuple[FileProblem, ...]
 
@@ -75,19 +87,22 @@ def run_manifest(manifest_path: Path, out: Path, config: RunConfig, console: Con
     Raises:
         ManifestError, ConfigError, TapError, WeightsError: before anything is written.
         RunMismatchError: if `out` belongs to another configuration.
+        RunDirectoryError: if `out` is a file, or a folder of something else.
         OSError: if the directory cannot be written; committed rows stay.
     """
-    manifest = load_manifest(
-        manifest_path, root=config.root, limit=config.limit, reserved=RESERVED_COLUMNS
-    )
+    run = RunDirectory(out)
+    _refuse_other_folder(run)
+    _require_device(config)
+    reserved = RESERVED_COLUMNS.union(PREPARED.names)
+    manifest = load_manifest(manifest_path, root=config.root, limit=config.limit, reserved=reserved)
     tasks = expand_tasks(
         manifest.table, crops=config.crops, variations=config.variations, seed=config.seed
     )
-    run = RunDirectory(out)
     record = _make_record(manifest, tasks, config)
     previous = load_run_record(run)
     if previous is not None:
         _refuse_other_run(previous, record)
+        record = dataclasses.replace(record, created_at=previous.created_at)
     run.create()
     if previous is None or (previous.config, previous.manifest_sha256) != (
         record.config,
@@ -98,6 +113,14 @@ def run_manifest(manifest_path: Path, out: Path, config: RunConfig, console: Con
     pending = pending_tasks(tasks, committed, config.retry)
     if len(pending):
         write_pending(run, pending)
+        done = len(tasks) - len(pending)
+        console.print(
+            f"{out}: {len(pending)} of {len(tasks)} tasks to do"
+            f"{f', {done} done before' if done else ''}; weights {record.weights}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
         with RunProgress(run, len(pending), console):
             _execute(run, config, manifest.root, pending)
     finished = finalize(run, tasks["task_id"])
@@ -112,7 +135,6 @@ def _execute(run: RunDirectory, config: RunConfig, root: str, pending: pa.Table)
         return
     actor = SynthesisActor(str(run.path), device=config.device)
     try:
-        # A block of one process: enough tasks to refill lanes, few enough to hold in memory.
         for start in range(0, len(pending), INLINE_BLOCK_ROWS):
             block = pending.slice(start, INLINE_BLOCK_ROWS)
             actor(prepare_tasks(block, ExemplarSource(root, config)))
@@ -120,12 +142,35 @@ def _execute(run: RunDirectory, config: RunConfig, root: str, pending: pa.Table)
         actor.close()
 
 
-INLINE_BLOCK_ROWS = 64
+def _refuse_other_folder(run: RunDirectory) -> None:
+    """Nothing of the user's is in a run directory: finalize replaces what has its names."""
+    if run.path.exists() and not run.path.is_dir():
+        raise RunDirectoryError(f"out {str(run.path)!r} is a file, expected a folder or nothing")
+    if not run.path.is_dir() or run.run_json.exists():
+        return
+    ours = {run.shards, *run.temporaries()}
+    other = [p.name for p in run.path.iterdir() if p not in ours and not p.name.startswith(".")]
+    if other or any(run.shards.glob("*.parquet")):
+        got = ", ".join(repr(name) for name in sorted(other or ["shards"])[:5])
+        raise RunDirectoryError(
+            f"out {str(run.path)!r} has no run.json but holds {got}; expected a run directory, an "
+            "empty folder, or nothing"
+        )
+
+
+def _require_device(config: RunConfig) -> None:
+    """Refuse a device that this machine lacks; a cluster's machines are not looked at."""
+    local = config.executor == "inline" or config.address is None
+    if local and config.device is not None and config.device != "cpu":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(config.device.partition(":")[2] or 0) >= count:
+            raise ConfigError(f"device is {config.device!r}, this machine has {count} CUDA devices")
 
 
 def _make_record(manifest: Manifest, tasks: pa.Table, config: RunConfig) -> RunRecord:
     network = texsynth.load_network(config.weights, normalisation=config.normalisation)
-    network.resolve_taps(config.resolve_synthesis().taps, config.size, config.size)
+    synthesis = config.resolve_synthesis()
+    make_batches(network, synthesis, compute_levels(synthesis, config.size, config.size))
     carried = pa.schema([field for field in tasks.schema if field.name not in TASK_COLUMNS])
     row_schema(carried)
     return RunRecord(
@@ -139,7 +184,7 @@ def _make_record(manifest: Manifest, tasks: pa.Table, config: RunConfig) -> RunR
         },
         weights=network.weights_id,
         weights_sha256=network.weights_sha256,
-        manifest=str(manifest.path),
+        manifest=str(manifest.path.absolute()),
         manifest_sha256=hashlib.sha256(manifest.path.read_bytes()).hexdigest(),
         root=manifest.root,
         carried=carried,
@@ -163,14 +208,17 @@ def _describe(
     missing: tuple[str, ...],
     problems: tuple[FileProblem, ...],
 ) -> RunOutcome:
-    committed, _ = read_committed(run, KEYS)
+    committed, _ = read_committed(run, ["task_id", "status", "error_type", "error"])
     ours = committed.filter(pc.is_in(committed["task_id"], tasks["task_id"]))
-    counts = pc.value_counts(ours["status"].combine_chunks()).to_pylist()
+    failed = ours.filter(pc.not_equal(ours["status"], "ok")).to_pylist()
+    lines = [str(row["error"] or "").strip().partition("\n")[0] for row in failed]
+    errors = Counter(f"{row['error_type']}: {s}" for row, s in zip(failed, lines, strict=True))
     return RunOutcome(
         run=run,
         tasks=len(tasks),
         done_now=done_now,
-        statuses={count["values"]: count["counts"] for count in counts},
+        statuses=dict(Counter(ours["status"].to_pylist())),
+        errors=dict(errors.most_common()),
         missing=len(missing),
         problems=problems,
     )

@@ -211,7 +211,7 @@ def _refuse_unknown(values: Mapping[str, Any], config: object, prefix: str) -> N
 
 
 def _conform_numbers(config: object, prefix: str = "") -> None:
-    """Check the types of numbers, and make 5 of 5.0's field 5.0: equal settings, one fingerprint."""
+    """Check the types of numbers; 5 becomes 5.0 in a field of fractions: one fingerprint."""
     for f in dataclasses.fields(config):  # type: ignore[arg-type]
         kind, value = str(f.type), getattr(config, f.name)
         if (value is None and "None" in kind) or (value == "auto" and "auto" in kind):

@@ -7,7 +7,8 @@ Commands are imported when they are called, so that `--help` waits for nothing.
 import sys
 from importlib import metadata
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
+from pydantic import ValidationError
 
 EXIT_USAGE, EXIT_FAILED_ROWS, EXIT_INTERRUPTED = 2, 3, 130
 
@@ -15,6 +16,7 @@ app = App(
     name="texsynth",
     help="New textures from old ones at data-set scale.",
     version=lambda: metadata.version("texsynth"),
+    suppress_keyboard_interrupt=False,
 )
 app.command(
     "pipeline.cli.manifest:app",
@@ -52,12 +54,23 @@ app.command(
 def main() -> None:
     """Run the command line; errors that a user can mend are one message and exit code 2."""
     try:
-        app()
+        app(print_error=False, exit_on_error=False)
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        sys.stderr.write("\ninterrupted; a run goes on when the same command is given again\n")
         sys.exit(EXIT_INTERRUPTED)
+    except CycloptsError as error:
+        sys.stderr.write(f"error: {_describe_usage(error)}\n")
+        sys.exit(EXIT_USAGE)
     except (ValueError, OSError) as error:
         # Every error of this project that a user can mend is a ValueError with what, got,
         # expected and where; everything else is a defect and keeps its traceback.
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_USAGE)
+
+
+def _describe_usage(error: CycloptsError) -> str:
+    if isinstance(error.__cause__, ValidationError):
+        from pipeline.config import describe_validation
+
+        return describe_validation(error.__cause__)
+    return str(error)

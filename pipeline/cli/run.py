@@ -1,6 +1,6 @@
 """`texsynth run`: a manifest of textures in, a run directory out."""
 
-import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,9 @@ from pipeline.cli import EXIT_FAILED_ROWS
 from pipeline.config import RunConfig, load_config
 from pipeline.run import RunOutcome, run_manifest
 
+MAX_ERRORS = 5
+"""Different errors of failed rows that are printed."""
+
 
 def run(
     manifest: Path,
@@ -19,7 +22,7 @@ def run(
     out: Path,
     options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
     config: Path | None = None,
-    set_: Annotated[list[str], Parameter(name="--set", negative=())] = [],  # noqa: B006
+    set_: Annotated[list[str], Parameter(name="--set", negative=(), show_default=False)] = [],  # noqa: B006
 ) -> int:
     """Synthesise the textures of a manifest into a run directory, or go on with it.
 
@@ -43,14 +46,21 @@ def run(
 def print_outcome(outcome: RunOutcome, console: Console) -> int:
     """Say what a run has made and where; return the exit code."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
-    where = os.fspath(outcome.run.path)
-    lines = [f"{outcome.tasks} tasks: {counts or 'none done'} ({outcome.done_now} in this run)"]
+    where = outcome.run.path
+    noun = "task" if outcome.tasks == 1 else "tasks"
+    lines = [f"{outcome.tasks} {noun}: {counts or 'none done'} ({outcome.done_now} in this run)"]
+    shown = list(outcome.errors.items())[:MAX_ERRORS]
+    lines += [f"  {error}{f' ({count} rows)' if count > 1 else ''}" for error, count in shown]
+    if len(outcome.errors) > len(shown):
+        lines.append(f"  and {len(outcome.errors) - len(shown)} more: column error of the metrics")
+    if outcome.errors:
+        lines.append("the same command with --retry failed does these again")
     for problem in outcome.problems:
         lines.append(f"unreadable, left alone: {problem.path}: {problem.reason}")
     if outcome.missing:
         lines.append(f"{outcome.missing} tasks have no row; the same command goes on")
     lines.append(f"textures: {where}/textures   metrics: {where}/metrics.parquet")
-    lines.append(f"look at it: texsynth report {where}")
+    lines.append(f"look at it: {shlex.join(['texsynth', 'report', str(where)])}")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0 if outcome.complete else EXIT_FAILED_ROWS

@@ -7,12 +7,12 @@ import torch
 from cyclopts import Parameter, validators
 
 from texsynth import SynthesisConfig, TextureSynthesizer, load_network
-from texsynth.config import PresetName
+from texsynth.config import ConfigError, PresetName
 from texsynth.features import Normalisation
 
 
 def synthesize(
-    *images: Annotated[Path, Parameter(validator=validators.Path(exists=True, dir_okay=False))],
+    *images: Path,
     out: Path,
     preset: PresetName = "default",
     weights: str = "imagenet",
@@ -37,6 +37,9 @@ def synthesize(
     """
     if not images:
         raise ValueError("no image given; expected at least one file")
+    absent = [str(path) for path in images if not path.is_file()]
+    if absent:
+        raise ValueError(f"images {absent}: no such file")
     repeated = {path.stem for path in images if [p.stem for p in images].count(path.stem) > 1}
     if repeated:
         raise ValueError(f"images share the names {sorted(repeated)}: their results would collide")
@@ -44,14 +47,19 @@ def synthesize(
     if evaluations is not None:
         config = config.with_values({"evaluations": evaluations})
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"device is {device!r}, this machine has no CUDA device; expected cpu")
     network = load_network(weights, normalisation=normalisation, device=device)
-    for path in images:
-        synthesizer = TextureSynthesizer(path, network, config=config, size=size, device=device)
+    synthesizers = [
+        TextureSynthesizer(path, network, config=config, size=size, device=device)
+        for path in images
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    for synthesizer in synthesizers:
         synthesizer.synthesize(seed=seed)
-        result = synthesizer.result
-        if result is None:
-            continue
         _, texture = synthesizer.save(out)
+        result = synthesizer.result
+        assert result is not None  # noqa: S101 (synthesize sets it)
         print(
             f"{texture}: loss {result.float_loss.total:.4g} as computed, "
             f"{result.delivered_loss.total:.4g} as stored, {result.evaluations:.0f} evaluations in "
