@@ -12,8 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from pipeline.config import RunConfig
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema, rows_to_table
 
@@ -97,3 +100,51 @@ def damage_column() -> Callable[[Path, str], None]:
         path.write_bytes(data)
 
     return damage
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two convolutions of a VGG19, He-initialised: a synthesis takes milliseconds."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for index, (inputs, outputs) in {0: (3, 64), 2: (64, 64)}.items():
+        kernel = torch.randn((outputs, inputs, 3, 3), generator=generator)
+        tensors[f"features.{index}.weight"] = kernel * (2 / (9 * inputs)) ** 0.5
+        tensors[f"features.{index}.bias"] = torch.zeros(outputs)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture
+def quick_config(weights_file: Path) -> Callable[..., RunConfig]:
+    """A resolved configuration at 32 px with a budget of five evaluations, without Ray."""
+
+    def make(**values: Any) -> RunConfig:
+        quick = {"weights": str(weights_file), "size": 32, "evaluations": 5, "executor": "inline"}
+        return RunConfig.model_validate(quick | values).resolved()
+
+    return make
+
+
+@pytest.fixture
+def make_manifest(tmp_path: Path) -> Callable[..., Path]:
+    """A manifest of noise images, 40x48 px, one per id; ids in `broken` and `absent` are not."""
+
+    def make(ids: Iterable[str], broken: Iterable[str] = (), absent: Iterable[str] = ()) -> Path:
+        folder = tmp_path / "images"
+        folder.mkdir(exist_ok=True)
+        lines = ["exemplar_id,path,category,note"]
+        for number, name in enumerate(ids):
+            pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}.png")
+            if name in broken:
+                (folder / f"{name}.png").write_bytes(b"no image")
+            if name in absent:
+                (folder / f"{name}.png").unlink()
+            lines.append(f"{name},images/{name}.png,noise,note of {name}")
+        path = tmp_path / "manifest.csv"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return make
