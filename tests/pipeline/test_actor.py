@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import pipeline.actor
+import texsynth
+from pipeline.actor import SUMMARY, SynthesisActor
+from pipeline.config import RunConfig
+from pipeline.manifest import load_manifest
+from pipeline.prepare import ExemplarSource, prepare_tasks
+from pipeline.resume import RunRecord, RunRecordError, write_run_record
+from pipeline.rundir import RunDirectory
+from pipeline.schema import REQUIRED_COLUMNS, row_schema
+from pipeline.tasks import expand_tasks
+from texsynth.config import REFERENCE_TAPS
+from texsynth.synthesis import ReferenceLoss, SynthesisResult
+
+MakeConfig = Callable[..., RunConfig]
+MakeManifest = Callable[..., Path]
+Rows = dict[str, dict[str, Any]]
+# Rounding of convolutions over other batch sizes, in float32, after five evaluations.
+NEIGHBOUR_TOLERANCE = 1e-3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def make_actor(run: RunDirectory) -> Iterator[Callable[[RunConfig], SynthesisActor]]:
+    actors: list[SynthesisActor] = []
+
+    def make(config: RunConfig) -> SynthesisActor:
+        network = texsynth.load_network(config.weights)
+        record = RunRecord(
+            config=config.model_dump(mode="json"),
+            identity=config.identity(network.weights_id, network.weights_sha256),
+            versions={},
+            weights=network.weights_id,
+            weights_sha256=network.weights_sha256,
+            manifest="manifest.csv",
+            manifest_sha256="",
+            root="",
+            carried=pa.schema([("note", pa.string())]),
+            created_at=datetime.datetime.now(datetime.UTC).isoformat(),
+        )
+        write_run_record(run, record)
+        actors.append(SynthesisActor(str(run.path)))
+        return actors[-1]
+
+    yield make
+    for actor in actors:
+        actor.close()
+
+
+def block_of(manifest: Path, config: RunConfig) -> pa.Table:
+    tasks = expand_tasks(
+        load_manifest(manifest).table, crops=1, variations=config.variations, seed=config.seed
+    )
+    tasks = tasks.append_column("attempt", pa.array([0] * len(tasks), pa.int32()))
+    return prepare_tasks(tasks, ExemplarSource(str(manifest.parent), config))
+
+
+def rows_of(run: RunDirectory) -> Rows:
+    return {row["task_id"]: row for row in pq.read_table(run.shards).to_pylist()}
+
+
+def test_rows_are_complete(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+) -> None:
+    config = quick_config(variations=2)
+    summary = make_actor(config)(block_of(make_manifest(["a", "b"], broken=["b"]), config))
+    assert summary.schema.equals(SUMMARY)
+    assert sorted(summary["task_id"].to_pylist()) == ["a-c0-v0", "a-c0-v1", "b-c0-v0", "b-c0-v1"]
+    rows = rows_of(run)
+    nulls = {"error_type", "error", "split", "loss_threshold", "below_threshold"}
+    nulls |= {"delivered_below_threshold"}
+    for name in ("a-c0-v0", "a-c0-v1"):
+        row = rows[name]
+        assert {key for key, value in row.items() if value is None} == nulls
+        image = Image.open(io.BytesIO(row["image"]["bytes"]))
+        assert (image.size, image.mode, row["image"]["path"]) == ((32, 32), "RGB", f"{name}.png")
+        assert (row["status"], row["height"], row["width"]) == ("ok", 32, 32)
+        assert row["note"] == "note of a"
+        assert row["taps"] == row["objective_taps"] == ["relu1_1", "pool1"]
+        total = sum(row["float_gram_loss"]) + row["float_spectrum_loss"]
+        assert total == pytest.approx(row["float_loss"], rel=1e-9)
+        assert 1 <= row["evaluations"] <= 6
+        assert row["stop_reason"] == "budget"
+        assert row["seconds"] > 0
+        assert row["copy"] is not None
+    assert rows["a-c0-v0"]["image"] != rows["a-c0-v1"]["image"]
+    assert rows["a-c0-v0"]["seed"] != rows["a-c0-v1"]["seed"]
+    for name in ("b-c0-v0", "b-c0-v1"):
+        row = rows[name]
+        assert all(row[column] is not None for column in REQUIRED_COLUMNS)
+        assert (row["status"], row["error_type"], row["image"]) == ("failed", "ImageError", None)
+        assert (row["seconds"], row["float_loss"], row["copy"]) == (None, None, None)
+
+
+def test_committed_rows_are_read_by_pandas_duckdb_and_datasets(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+    tmp_path: Path,
+) -> None:
+    config = quick_config()
+    make_actor(config)(block_of(make_manifest(["a", "b", "c"], broken=["b"]), config))
+    (shard,) = run.shards.iterdir()
+    assert pq.read_schema(shard).equals(row_schema(pa.schema([("note", pa.string())])))
+    frame = pd.read_parquet(shard)
+    assert dict(frame["status"].value_counts()) == {"ok": 2, "failed": 1}
+    counts = duckdb.sql(
+        f"select status, count(*), count(image.bytes) from '{shard}' group by all order by all"
+    ).fetchall()
+    assert counts == [("failed", 1, 0), ("ok", 2, 2)]
+    data = datasets.Dataset.from_parquet(str(shard), cache_dir=str(tmp_path / "cache"))
+    assert isinstance(data.features["image"], datasets.Image)
+    pictures = [row["image"] for row in data]
+    assert sorted("none" if p is None else str(p.size) for p in pictures) == [
+        *("(32, 32)", "(32, 32)", "none")
+    ]
+
+
+def test_two_lanes_give_what_one_gives(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+) -> None:
+    results = []
+    for lanes in (1, 2):
+        config = quick_config(lanes=lanes)
+        make_actor(config)(block_of(make_manifest(["a", "b", "c"]), config))
+        results.append(rows_of(run))
+    assert results[0].keys() == results[1].keys()
+    for alone, beside in zip(*(map(r.get, sorted(r)) for r in results), strict=True):
+        assert alone is not None
+        assert beside is not None
+        for column in ("float_loss", "delivered_loss", "objective_loss"):
+            assert beside[column] == pytest.approx(alone[column], rel=NEIGHBOUR_TOLERANCE)
+        assert beside["evaluations"] == alone["evaluations"]
+
+
+def test_an_unforeseen_error_is_a_row_and_its_neighbours_live(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = quick_config(lanes=3)
+    block = block_of(make_manifest(["a", "b", "c"]), config)
+    cursed = block["seed"][1].as_py()
+    original = pipeline.actor.synthesize
+
+    def fail_for_one(exemplars: Any, seeds: Any, *rest: Any, **more: Any) -> Any:
+        if cursed in seeds:
+            raise ZeroDivisionError("a defect")
+        return original(exemplars, seeds, *rest, **more)
+
+    monkeypatch.setattr(pipeline.actor, "synthesize", fail_for_one)
+    actor = make_actor(config)
+    actor(block)
+    rows = rows_of(run)
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a-c0-v0": "ok",
+        "b-c0-v0": "failed",
+        "c-c0-v0": "ok",
+    }
+    assert rows["b-c0-v0"]["error_type"] == "ZeroDivisionError"
+    assert "Traceback" in rows["b-c0-v0"]["error"]
+    assert "a defect" in rows["b-c0-v0"]["error"]
+    monkeypatch.undo()
+    again = block.set_column(
+        block.schema.get_field_index("attempt"), "attempt", pa.array([1] * 3, pa.int32())
+    )
+    assert actor(again.slice(1, 1))["status"].to_pylist() == ["ok"]
+
+
+def test_rows_that_ended_before_an_error_are_not_done_again(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = quick_config(lanes=1)
+    original, calls = pipeline.actor.synthesize, []
+
+    def break_off(exemplars: Any, seeds: Any, *rest: Any, **more: Any) -> Iterator[Any]:
+        calls.append(list(seeds))
+        yield next(original(exemplars, seeds, *rest, **more))
+        if len(seeds) > 1:
+            raise MemoryError("out of memory")
+
+    monkeypatch.setattr(pipeline.actor, "synthesize", break_off)
+    block = block_of(make_manifest(["a", "b", "c"]), config)
+    summary = make_actor(config)(block)
+    assert summary["status"].to_pylist() == ["ok"] * 3
+    seeds = block["seed"].to_pylist()
+    assert calls == [seeds, [seeds[1]], [seeds[2]]]
+
+
+def changed_results(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[SynthesisResult], SynthesisResult]
+) -> None:
+    original = pipeline.actor.synthesize
+
+    def synthesize(*arguments: Any, **more: Any) -> Iterator[SynthesisResult]:
+        return map(change, original(*arguments, **more))
+
+    monkeypatch.setattr(pipeline.actor, "synthesize", synthesize)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_a_failed_row(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    loss: float,
+) -> None:
+    def spoil(result: SynthesisResult) -> SynthesisResult:
+        return dataclasses.replace(result, float_loss=ReferenceLoss((loss, 0.0), 0.0))
+
+    changed_results(monkeypatch, spoil)
+    config = quick_config()
+    make_actor(config)(block_of(make_manifest(["a"]), config))
+    row = rows_of(run)["a-c0-v0"]
+    assert (row["status"], row["error_type"]) == ("failed", "NonFiniteLossError")
+    assert (row["image"], row["stop_reason"]) == (None, "budget")
+    assert row["iterations"] is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "weights_id", "taps", "expected"),
+    [
+        ({"size": 256}, "imagenet", REFERENCE_TAPS, 1500.0),
+        ({"size": 256}, "imagenet", REFERENCE_TAPS[:5], None),
+        ({"size": 128}, "imagenet", REFERENCE_TAPS, None),
+        ({"size": 256}, "hed", REFERENCE_TAPS, None),
+        ({"size": 256, "normalisation": "imagenet"}, "imagenet", REFERENCE_TAPS, None),
+        ({"size": 256, "normalisation": "none"}, "imagenet", REFERENCE_TAPS, 1500.0),
+        ({"size": 128, "loss_threshold": 7.0}, "hed", REFERENCE_TAPS[:2], 7.0),
+        ({"size": 256, "loss_threshold": 7.0}, "imagenet", REFERENCE_TAPS, 7.0),
+    ],
+)
+def test_the_published_threshold_holds_only_where_it_was_published(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    weights_id: str,
+    taps: tuple[str, ...],
+    expected: float | None,
+) -> None:
+    def as_if(result: SynthesisResult) -> SynthesisResult:
+        low, high = ReferenceLoss((1000.0,), 0.0), ReferenceLoss((2000.0,), 0.0)
+        return dataclasses.replace(result, taps=taps, float_loss=low, delivered_loss=high)
+
+    changed_results(monkeypatch, as_if)
+    small = quick_config(loss_threshold=changes.get("loss_threshold"))
+    actor = make_actor(small)
+    block = block_of(make_manifest(["a"]), small)
+    actor._network.weights_id = weights_id
+    # The exemplar stays small: only what the threshold looks at is as in the case.
+    actor._exemplar = lambda task: torch.rand(3, 32, 32)  # type: ignore[method-assign]
+    actor._config = small.model_copy(update=changes)
+    actor(block)
+    row = rows_of(run)["a-c0-v0"]
+    assert row["status"] == "ok"
+    assert row["loss_threshold"] == expected
+    assert row["below_threshold"] == (None if expected is None else expected > 1000)
+    assert row["delivered_below_threshold"] == (None if expected is None else False)
+
+
+def test_a_row_without_threshold_has_null_flags_and_one_with_has_both(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+) -> None:
+    config = quick_config(loss_threshold=1e12, copy_layout_threshold=-1.0)
+    make_actor(config)(block_of(make_manifest(["a"]), config))
+    row = rows_of(run)["a-c0-v0"]
+    assert (row["below_threshold"], row["delivered_below_threshold"]) == (True, True)
+    assert row["copy"] is True
+
+
+def test_the_same_block_again_is_the_same_shard(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+) -> None:
+    config = quick_config()
+    actor, block = make_actor(config), block_of(make_manifest(["a", "b"]), config)
+    actor(block)
+    first = pq.read_table(run.shards)
+    actor(block)
+    second = pq.read_table(run.shards)
+    assert pc.all(pc.equal(first["delivered_loss"], second["delivered_loss"])).as_py()
+    assert first["image"].equals(second["image"])
+
+
+def test_a_worker_refuses_other_weights_and_an_empty_directory(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    quick_config: MakeConfig,
+    weights_file: Path,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(RunRecordError, match=r"no run\.json"):
+        SynthesisActor(str(run.path))
+    copy = tmp_path / "weights.safetensors"
+    copy.write_bytes(weights_file.read_bytes())
+    make_actor(quick_config(weights=str(copy)))
+    tensors = {k: v + 1 for k, v in texsynth.weights.load_file(copy).items()}
+    texsynth.weights.save_file(tensors, copy)
+    with pytest.raises(texsynth.WeightsError, match="here, the run began with"):
+        SynthesisActor(str(run.path))
+
+
+def test_exemplars_reach_the_network_as_they_were_prepared(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+) -> None:
+    config = quick_config()
+    task = block_of(make_manifest(["a"]), config).to_pylist()[0]
+    exemplar = make_actor(config)._exemplar(task)
+    pixels = (exemplar * 255).round().to(torch.uint8).movedim(0, -1).numpy()
+    assert np.frombuffer(task["pixels"], np.uint8).tobytes() == pixels.tobytes()
