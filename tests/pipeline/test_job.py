@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipeline import job
+from pipeline.config import RunConfig
+from texsynth import ConfigError
+
+RUN = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]
+VARIATIONS = 4
+
+
+def test_killed_under_ray_and_run_again_nothing_is_lost_and_nothing_twice(
+    make_manifest: Callable[..., Path], weights_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a run"
+    manifest = make_manifest(["a", "b", "c"], broken=["c"])
+    options = f"--variations {VARIATIONS} --lanes 1 --flush-seconds 0.1 --size 32 --evaluations 40"
+    command = [*RUN, str(manifest), "--out", str(out), "--weights", str(weights_file)]
+    command += options.split()
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not list((out / "shards").glob("part-*.parquet")) and first.poll() is None:
+            time.sleep(0.02)
+    finally:
+        first.kill()
+    assert first.wait() == -9
+    kept = pd.read_parquet(list((out / "shards").glob("part-*.parquet"))).set_index("task_id")
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 3, second.stderr
+    assert "8 ok" in second.stdout
+    assert "4 failed" in second.stdout
+    frame = pd.read_parquet(out / "textures").set_index("task_id")
+    assert frame.index.is_unique
+    assert len(frame) == 3 * VARIATIONS
+    assert (frame["finished_at"][kept.index] == kept["finished_at"]).all()
+    assert (frame.loc[frame["exemplar_id"] == "c", "error_type"] == "ImageError").all()
+    assert (out / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "nodes", "gpus", "expected"),
+    [
+        ({}, [2.0], 0, (1, {"num_cpus": 1})),
+        ({}, [16.0], 0, (1, {"num_cpus": 15})),
+        ({"actors": 2}, [2.0], 0, (2, {"num_cpus": 0.5})),
+        ({"actors": 20}, [2.0], 0, (20, {"num_cpus": 0.05})),
+        ({}, [1.0], 0, (1, {"num_cpus": 0.25})),
+        ({"address": "auto", "actors": 2}, [8.0, 4.0, 0.0], 0, (2, {"num_cpus": 3})),
+        ({}, [16.0], 2, (2, {"num_gpus": 1})),
+        ({"device": "cpu"}, [16.0], 2, (1, {"num_cpus": 15})),
+        ({"device": "cuda", "address": "auto"}, [4.0], 0, (1, {"num_gpus": 1})),
+        ({"actors": 4, "address": "auto"}, [4.0], 1, (4, {"num_gpus": 1})),
+    ],
+)
+def test_actors_always_leave_room_for_what_feeds_them(
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[str, Any],
+    nodes: list[float],
+    gpus: int,
+    expected: tuple[int, dict[str, float]],
+) -> None:
+    as_ray = [{"Alive": True, "Resources": {"CPU": cpus} if cpus else {}} for cpus in nodes]
+    monkeypatch.setattr(job.ray, "nodes", lambda: as_ray)
+    total = {"CPU": sum(nodes)} | ({"GPU": float(gpus)} if gpus else {})
+    monkeypatch.setattr(job.ray, "cluster_resources", lambda: total)
+    assert job._plan_actors(RunConfig(**values)) == expected
+    actors, resources = expected
+    if "num_cpus" in resources:
+        assert actors * resources["num_cpus"] + job.PREPARE_CPUS <= sum(nodes)
+
+
+def test_more_actors_than_local_gpus_would_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job.ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 1.0})
+    with pytest.raises(ConfigError, match="actors is 2, expected at most 1"):
+        job._plan_actors(RunConfig(actors=2))
+
+
+@pytest.mark.parametrize(
+    ("lanes", "pending", "actors", "gpu", "expected"),
+    [
+        (8, 1000, 1, False, 32),
+        ("auto", 1000, 1, True, 64),
+        (8, 20, 4, True, 5),
+        (8, 3, 4, True, 1),
+    ],
+)
+def test_blocks_are_a_few_lane_fulls_and_enough_for_every_actor(
+    lanes: Any, pending: int, actors: int, gpu: bool, expected: int
+) -> None:
+    config = RunConfig(lanes=lanes)
+    assert job._rows_per_block(config, pending, actors, gpu=gpu) == expected
