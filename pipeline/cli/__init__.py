@@ -54,7 +54,7 @@ app.command(
 def main() -> None:
     """Run the command line; errors that a user can mend are one message and exit code 2."""
     try:
-        app(print_error=False, exit_on_error=False)
+        app(sys.argv[1:], print_error=False, exit_on_error=False)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; a run goes on when the same command is given again\n")
         sys.exit(EXIT_INTERRUPTED)

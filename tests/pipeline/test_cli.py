@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.cli import main
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs the command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["texsynth", *map(str, arguments)])
+        code: int | str | None = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return int(code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def quick(weights_file: Path) -> list[str]:
+    options = f"--size 32 --evaluations 5 --executor inline --weights {weights_file}"
+    return options.split()
+
+
+@pytest.mark.parametrize("command", ["run", "synthesize", "report", "manifest", "demo"])
+def test_help_names_every_option_in_plain_words(call: Call, command: str) -> None:
+    code, out, _ = call(command, "--help")
+    assert code == 0
+    assert f"Usage: texsynth {command}" in out
+    assert not any(
+        word in out for word in ("PosixPath", "default: ()", "default: []", "synthesis ")
+    )
+    if command == "run":
+        for option in ("--out", "--evaluations", "--lanes", "--retry", "--executor", "--set"):
+            assert option in out
+
+
+def test_the_version_and_the_list_of_commands(call: Call) -> None:
+    assert call("--version")[1].strip()[0].isdigit()
+    code, out, _ = call()
+    assert code == 0
+    for command in ("manifest", "run", "report", "synthesize", "demo", "weights", "config"):
+        assert f" {command} " in out
+
+
+def test_from_images_to_report(call: Call, quick: list[str], tmp_path: Path) -> None:
+    for name in ("wool/a", "wool/b", "bark/c"):
+        path = tmp_path / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((48, 40), 60).convert("RGB").save(path)
+    (tmp_path / "images/bark/d.png").write_bytes(b"broken")
+    manifest, out = tmp_path / "m.csv", tmp_path / "a run"
+    code, text, _ = call("manifest", "folder", tmp_path / "images", "--out", manifest)
+    assert code == 0
+    assert "4 exemplars in 2 categories (1 missing or broken)" in text
+    code, text, _ = call("run", manifest, "--out", out, *quick)
+    assert code == 3
+    assert "4 tasks: 1 failed, 3 ok (4 in this run)" in text
+    assert "ImageError: image 'images/bark/d.png'" in text
+    assert "--retry failed" in text
+    assert f"texsynth report '{out}'" in text
+    assert (
+        sorted(pd.read_parquet(out / "metrics.parquet")["category"]) == ["bark"] * 2 + ["wool"] * 2
+    )
+    code, text, _ = call("report", out)
+    assert code == 0
+    assert Path(text.strip().replace("\n", "")).read_text().startswith("<!doctype html>")
+    assert call("run", manifest, "--out", out, *quick)[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "MANIFEST"),
+        (["run", "m.csv"], "--out"),
+        (["run", "m.csv", "--out", "r", "--banana"], "Unknown option: --banana"),
+        (["run", "m.csv", "--out", "r", "--size", "3"], "size is '3': input should be greater"),
+        (["run", "m.csv", "--out", "r", "--set", "x=1"], "unknown setting x; known: "),
+        (["run", "m.csv", "--out", "r"], "manifest 'm.csv': no such file"),
+        (["run", "m.csv", "--out", "r", "--config", "no.yaml"], "config file 'no.yaml'"),
+        (["synthesize", "--out", "r"], "no image given"),
+        (["synthesize", "no.png", "--out", "r"], "images ['no.png']: no such file"),
+        (["report", "r"], "'r' is no run directory"),
+        (["manifest", "folder", "no", "--out", "m.csv"], "'no' is not a folder"),
+        (["manifest", "demo", "--out", "m.txt"], "suffix '.txt', expected .csv or .parquet"),
+        (["weights", "get", "no"], "weights 'no'"),
+        (["config", "show", "no"], "default"),
+        (["banana"], 'Unknown command "banana"'),
+    ],
+)
+def test_bad_usage_is_one_message_and_code_2_and_writes_nothing(
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_defect_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pipeline.cli.weights.cache_directory", fail)
+    with pytest.raises(ZeroDivisionError):
+        call("weights", "list")
+
+
+@pytest.mark.parametrize("preset", ["default", "reference"])
+def test_what_config_show_prints_is_a_config_file(
+    call: Call, make_manifest: Callable[..., Path], quick: list[str], tmp_path: Path, preset: str
+) -> None:
+    code, text, _ = call("config", "show", preset)
+    assert code == 0
+    assert yaml.safe_load(text)["preset"] == preset
+    (tmp_path / "shown.yaml").write_text(text)
+    manifest = make_manifest(["a"])
+    with_file = [*quick, "--config", str(tmp_path / "shown.yaml")]
+    assert call("run", manifest, "--out", tmp_path / "r", *quick, "--preset", preset)[0] == 0
+    code, text, _ = call("run", manifest, "--out", tmp_path / "r", *with_file)
+    assert code == 0
+    assert "(0 in this run)" in text
+
+
+def test_weights_are_listed_and_checked(call: Call, weights_file: Path) -> None:
+    code, text, _ = call("weights", "list")
+    assert code == 0
+    assert all(name in text for name in ("imagenet", "hed", "PATH", "random:SEED", "cache: "))
+    code, text, _ = call("weights", "get", weights_file)
+    assert code == 0
+    assert text.startswith("small.safetensors: vgg19, tensors' sha256 ")
+
+
+def test_single_images_give_two_pictures_each(
+    call: Call, make_manifest: Callable[..., Path], weights_file: Path, tmp_path: Path
+) -> None:
+    make_manifest(["a", "b"])
+    options = f"--size 32 --evaluations 3 --device cpu --weights {weights_file}".split()
+    images = [tmp_path / "images/a.png", tmp_path / "images/b.png"]
+    code, text, _ = call("synthesize", *images, "--out", tmp_path / "new", *options)
+    assert code == 0
+    assert text.count("stopped by budget") == 2
+    names = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert names == ["exemplar_a.png", "exemplar_b.png", "synth_a.png", "synth_b.png"]
+    with Image.open(tmp_path / "new/synth_a.png") as texture:
+        assert texture.size == (32, 32)
+    code, _, err = call("synthesize", *images, "--out", images[0], *options)
+    assert code == 2
+    assert "a.png" in err
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    make_manifest: Callable[..., Path], quick: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]
+    command += [str(make_manifest(["a"])), "--out", str(out), *quick]
+    command[command.index("5")] = "1e6"
+    command += ["--set", "synthesis.plateau_tolerance=0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (out / "pending.parquet").exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; a run goes on when the same command is given again" in err
+    assert "Traceback" not in err
