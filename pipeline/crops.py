@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 CropMode = Literal["centre", "reference", "random"]
 
@@ -158,6 +158,11 @@ def load_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
         return _convert_rgb(_orient(image))
     except ImageError:
         raise
+    except UnidentifiedImageError as error:
+        formats = ", ".join(_formats())
+        raise ImageError(
+            f"image file of {len(data)} bytes cannot be decoded: none of {formats}"
+        ) from error
     except DECODER_ERRORS as error:
         raise ImageError(f"image file of {len(data)} bytes cannot be decoded: {error}") from error
 
