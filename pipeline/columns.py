@@ -131,12 +131,12 @@ QUALITY = (
     Column(
         "layout_correlation",
         FLOAT,
-        "Correlation with the exemplar, both averaged over 4x4 px; -1 to 1, copies score high.",
+        "Correlation with the exemplar, both averaged over 4x4 px and less their planes; -1 to 1.",
     ),
     Column(
         "layout_correlation_shifted",
         FLOAT,
-        "The largest `layout_correlation` over all cyclic shifts; -1 to 1.",
+        "The largest over all cyclic shifts, planes left in; -1 to 1, shifted copies score high.",
     ),
     Column("copy_displacement_threshold", FLOAT, "A `displacement_score` below this is a copy."),
     Column("copy_layout_threshold", FLOAT, "A `layout_correlation` above this is a copy."),

@@ -69,9 +69,10 @@ def layout_correlation(textures: Images, exemplars: Images) -> tuple[PerLane, Pe
         exemplars: [B, 3, H, W] in [0, 1].
 
     Returns:
-        The correlation at zero shift and its largest over all cyclic shifts, both [B] in [-1, 1]:
-        1 for a copy and for a shifted copy; 0 for a flat image. A periodic exemplar has textures
-        with a large second number that are no copies.
+        Both [B] in [-1, 1], 0 for a flat image: the correlation at zero shift, 1 for a copy, and
+        the largest over all cyclic shifts, 1 for a shifted copy. Before the first, the plane that
+        fits each channel best is taken off: a brightness gradient in common is no copy. The
+        second is large without being a copy where the exemplar is periodic or has a gradient.
 
     Raises:
         ValueError: if the shapes differ.
@@ -81,10 +82,13 @@ def layout_correlation(textures: Images, exemplars: Images) -> tuple[PerLane, Pe
             f"textures are {list(textures.shape)}, exemplars {list(exemplars.shape)}; expected the "
             "same"
         )
-    left, right = _standardised_layout(textures), _standardised_layout(exemplars)
+    layouts = [functional.avg_pool2d(images, LAYOUT_CELL) for images in (textures, exemplars)]
+    left, right = (_of_unit_norm(_without_plane(layout)) for layout in layouts)
+    at_zero = (left * right).sum((1, 2, 3)).clamp(-1, 1)
+    left, right = (_of_unit_norm(layout - layout.mean((2, 3), keepdim=True)) for layout in layouts)
     product = torch.fft.rfft2(left) * torch.fft.rfft2(right).conj()
-    correlation = torch.fft.irfft2(product.sum(1), s=left.shape[-2:]).clamp(-1, 1)
-    return correlation[:, 0, 0], correlation.flatten(1).amax(1)
+    shifted = torch.fft.irfft2(product.sum(1), s=left.shape[-2:]).clamp(-1, 1)
+    return at_zero, shifted.flatten(1).amax(1)
 
 
 def chroma_noise(images: Images) -> PerLane:
@@ -112,13 +116,25 @@ def chroma_noise(images: Images) -> PerLane:
     return torch.where(varied, (power * fine).sum((1, 2)) / variance, 0)
 
 
-def _standardised_layout(images: Images) -> Images:
-    """Averages over cells, each channel's mean taken off, then of unit norm over all channels."""
-    cells = functional.avg_pool2d(images, LAYOUT_CELL)
-    cells = cells - cells.mean((2, 3), keepdim=True)
-    norm = cells.flatten(1).norm(dim=1)[:, None, None, None]
+def _of_unit_norm(layout: Images) -> Images:
+    """Divided by the norm over all channels."""
+    norm = layout.flatten(1).norm(dim=1)[:, None, None, None]
     # A flat image has rounding noise for a layout; it correlates with nothing.
-    return torch.where(norm > 1e-4, cells / norm, 0)
+    return torch.where(norm > 1e-4, layout / norm, 0)
+
+
+def _without_plane(layout: Images) -> Images:
+    """Each channel less its least-squares fit a + b y + c x; on a grid the three are orthogonal."""
+    height, width = layout.shape[-2:]
+    layout = layout - layout.mean((2, 3), keepdim=True)
+    y = torch.arange(height, device=layout.device, dtype=layout.dtype)[:, None].expand(
+        height, width
+    )
+    x = torch.arange(width, device=layout.device, dtype=layout.dtype)[None, :].expand(height, width)
+    for slope in (y - y.mean(), x - x.mean()):
+        energy = slope.square().sum().clamp(min=1.0)
+        layout = layout - (layout * slope).sum((2, 3), keepdim=True) / energy * slope
+    return layout
 
 
 def _patches(image: Float[Tensor, "3 H W"]) -> Float[Tensor, "H W features"]:
