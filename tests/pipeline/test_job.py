@@ -34,7 +34,7 @@ def test_killed_under_ray_and_run_again_nothing_is_lost_and_nothing_twice(
         first.kill()
     assert first.wait() == -9
     kept = pd.read_parquet(list((out / "shards").glob("part-*.parquet"))).set_index("task_id")
-    second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert second.returncode == 3, second.stderr
     assert "8 ok" in second.stdout
     assert "4 failed" in second.stdout
