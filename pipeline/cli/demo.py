@@ -18,7 +18,7 @@ from pipeline.run import run_manifest
 from pipeline.rundir import RunDirectory
 from texsynth import WeightsError, load_network
 
-DEMO_SIZE, DEMO_VARIATIONS, DEMO_EVALUATIONS = 128, 2, 250
+DEMO_SIZE, DEMO_VARIATIONS, DEMO_EVALUATIONS = 128, 2, 200
 SHEET_GAP = 4
 """Between the pictures on the sheet, px."""
 
@@ -47,7 +47,7 @@ def demo(*, out: Path = Path("runs/demo"), device: str | None = None) -> int:
     outcome = run_manifest(manifest, out, load_config(options), console)
     code = print_outcome(outcome, console)
     page = write_report(outcome.run).resolve()
-    sheet = _write_sheet(outcome.run, page.with_name("sheet.png"))
+    sheet = _write_sheet(outcome.run, page.with_name("sheet.jpg"))
     for what, path in (("all on one sheet", sheet), ("open in a browser", page)):
         console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
     return code
@@ -91,7 +91,7 @@ def _write_sheet(run: RunDirectory, path: Path) -> Path:
     for x, column in enumerate(columns):
         for y, image in enumerate(column):
             sheet.paste(image, (x * step, y * step))
-    sheet.save(path)
+    sheet.save(path, quality=90)
     return path
 
 
