@@ -113,7 +113,8 @@ def _plan_actors(config: RunConfig) -> tuple[int, dict[str, Any]]:
     """Number of actors and what each asks of Ray: a GPU, or a share of the CPUs.
 
     Raises:
-        ConfigError: if more GPUs are asked for than a local Ray has; a cluster may yet grow.
+        ConfigError: if more GPUs are asked for than a local Ray has; a cluster may yet grow. Or if
+            a cluster has nothing yet that says which device is meant.
     """
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if config.device != "cpu" and (gpus or config.device is not None):
@@ -121,6 +122,8 @@ def _plan_actors(config: RunConfig) -> tuple[int, dict[str, Any]]:
         if config.address is None and actors > gpus:
             raise ConfigError(f"actors is {actors}, expected at most {gpus}, one for each GPU here")
         return actors, {"num_gpus": 1}
+    if config.device is None and not _cpus_of_nodes():
+        raise ConfigError("device is None and no node has CPUs or GPUs yet, expected cpu or cuda")
     actors = config.actors or 1
     cpus = _least_cpus()
     share = (cpus - SPARE_CPUS if cpus > SPARE_CPUS else cpus / 4) / _actors_on_a_node(actors)

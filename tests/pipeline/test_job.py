@@ -84,6 +84,16 @@ def test_more_actors_than_local_gpus_would_wait_for_ever(monkeypatch: pytest.Mon
         job._plan_actors(RunConfig(actors=2))
 
 
+def test_a_cluster_without_workers_yet_needs_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = [{"Alive": True, "Resources": {"CPU": 0.0, "memory": 1.0}}]
+    monkeypatch.setattr(job.ray, "nodes", lambda: head)
+    monkeypatch.setattr(job.ray, "cluster_resources", lambda: {"memory": 1.0})
+    with pytest.raises(ConfigError, match="device is None and no node has CPUs or GPUs yet"):
+        job._plan_actors(RunConfig(address="auto", actors=8))
+    on_gpus = RunConfig(address="auto", actors=8, device="cuda")
+    assert job._plan_actors(on_gpus) == (8, {"num_gpus": 1})
+
+
 @pytest.mark.parametrize(
     ("lanes", "pending", "actors", "gpu", "expected"),
     [
