@@ -110,7 +110,7 @@ def load_network(
     architecture = validate_convolutions(convolutions, name)
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    if name == "hed":
+    if str(weights) == "hed":
         mean = HED_MEAN
     elif normalisation == "imagenet":
         mean, std = IMAGENET_MEAN, IMAGENET_STD

@@ -242,6 +242,11 @@ def test_normalisation_is_the_callers(tmp_path: Path, prefix: dict[str, Tensor])
     assert torch.equal(none(images, ("relu2_1",))[0], raw(images, ("relu2_1",))[0])
 
 
+def test_a_file_called_hed_is_a_file_like_any(tmp_path: Path, prefix: dict[str, Tensor]) -> None:
+    torch.save(prefix, tmp_path / "hed")
+    assert not load_network(tmp_path / "hed").mean.any()
+
+
 def test_hed_brings_its_own_normalisation() -> None:
     message = failure(lambda: load_network("hed", normalisation="imagenet"))
     assert message == "normalisation 'imagenet' with weights 'hed', expected 'none'"
