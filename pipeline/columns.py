@@ -116,7 +116,7 @@ EFFORT = (
     Column(
         "seconds",
         FLOAT,
-        "Wall-clock time on a lane, which the lanes beside it shared, s; 0 without one.",
+        "Wall-clock time on a lane, shared with those beside it, s; null if synthesis did not end.",
     ),
     Column("finished_at", pa.timestamp("ms", tz="UTC"), "When the task ended.", True),
 )
@@ -149,7 +149,7 @@ QUALITY = (
     Column(
         "chroma_noise",
         FLOAT,
-        "Chroma energy above half the Nyquist frequency, as a share of the variance; 0 to 1.",
+        "Chroma energy above half the Nyquist frequency over the variance; 0 to 1.34, 0 if gray.",
     ),
     Column("exemplar_chroma_noise", FLOAT, "The same of the exemplar."),
     Column("out_of_range", FLOAT, "Share of pixel values outside [0, 1] before clamping; 0 to 1."),
