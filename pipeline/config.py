@@ -15,10 +15,12 @@ from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.columns import STATUSES
-from pipeline.crops import DEFAULT_MAX_PIXELS, CropMode
+from pipeline.crops import CropMode
 from texsynth import SynthesisConfig
 from texsynth.config import ALGORITHM_VERSION, ConfigError, PresetName
+from texsynth.decoding import DEFAULT_MAX_PIXELS
 from texsynth.features import Normalisation
+from texsynth.weights import SOURCES
 
 Hidden = Parameter(parse=False)
 
@@ -134,7 +136,15 @@ class RunConfig(BaseModel):
                 f"crops is {self.crops} with crop {self.crop!r}, expected crop 'random'"
             )
         synthesis = self.resolve_synthesis().to_dict()
-        changes = {"synthesis": synthesis, "evaluations": synthesis["evaluations"]}
+        weights = self.weights
+        if weights not in SOURCES and Path(weights).is_file():
+            # Workers have working directories of their own.
+            weights = str(Path(weights).absolute())
+        changes = {
+            "weights": weights,
+            "synthesis": synthesis,
+            "evaluations": synthesis["evaluations"],
+        }
         return self.model_copy(update=changes)
 
     def identity(self, weights: str, weights_sha256: str) -> dict[str, Any]:

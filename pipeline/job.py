@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 
 from pipeline.actor import SynthesisActor
 from pipeline.config import RunConfig
@@ -32,6 +33,10 @@ ASSUMED_GPU_LANES = 16
 """Lanes of a GPU actor that chooses them itself, for the size of blocks."""
 
 
+class JobError(OSError):
+    """Ray could not do the job to its end."""
+
+
 def run_ray_job(run: RunDirectory, config: RunConfig, root: str, pending: int) -> None:
     """Do the tasks in `pending.parquet` on a Ray cluster, or on a local one.
 
@@ -42,7 +47,8 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, pending: int) -
         pending: how many tasks there are.
 
     Raises:
-        ray.exceptions.RayError: if the cluster cannot be reached or an actor cannot be built.
+        JobError: if an actor cannot be built, or Ray gives up otherwise.
+        ConnectionError: if the cluster cannot be reached.
     """
     begun_here = not ray.is_initialized()
     if begun_here:
@@ -78,9 +84,21 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, pending: int) -
         )
         for _ in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             pass
+    except ray.exceptions.RayError as error:
+        raise JobError(
+            f"Ray gave up: {_innermost(error)}; committed rows are kept, and the same command goes "
+            "on from them"
+        ) from error
     finally:
         if begun_here:
             ray.shutdown()
+
+
+def _innermost(error: BaseException) -> str:
+    """The cause that Ray wraps, in one line."""
+    cause: BaseException = getattr(error, "cause", None) or error.__cause__ or error
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1].strip() if lines else cause!r}"
 
 
 def _prepare_block(tasks: pa.Table, root: str, config: RunConfig) -> pa.Table:

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import RunConfig
-from pipeline.crops import Crop, ImageError, prepare_crop, read_image_bytes
+from pipeline.crops import Crop, prepare_crop, read_image_bytes
+from texsynth.decoding import ImageError
 
 PREPARED = pa.schema(
     [

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from pipeline.committed import FileProblem, Scan, read_from_scan, read_rows
-from pipeline.crops import ImageError, cut_square, load_image, read_image_bytes
+from pipeline.crops import cut_square, read_image_bytes
 from pipeline.histogram import losses_svg
 from pipeline.report_text import (
     describe_flags,
@@ -31,6 +31,7 @@ from pipeline.report_text import (
 )
 from pipeline.resume import RunRecord, load_run_record
 from pipeline.rundir import RunDirectory, atomic_path
+from texsynth.decoding import ImageError, load_image
 
 # Textures of 256 px and their exemplars take 250 to 400 KB of the page: about 100 MB in all.
 DEFAULT_LIMIT = 300

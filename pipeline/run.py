@@ -38,6 +38,8 @@ from pipeline.tasks import TASK_COLUMNS, expand_tasks
 from texsynth.config import ConfigError
 from texsynth.synthesis import compute_levels, make_batches
 
+THRESHOLDS = ("loss_threshold", "copy_displacement_threshold", "copy_layout_threshold")
+"""Settings that change no texture but stand in every row beside the flags made with them."""
 KEYS = ("task_id", "status", "attempt")
 INLINE_BLOCK_ROWS = 64
 """Tasks prepared at once without Ray: enough to refill lanes, few enough to hold in memory."""
@@ -160,6 +162,11 @@ def _refuse_other_folder(run: RunDirectory) -> None:
 
 def _require_device(config: RunConfig) -> None:
     """Refuse a device that this machine lacks; a cluster's machines are not looked at."""
+    if config.executor == "ray" and config.device is not None and ":" in config.device:
+        raise ConfigError(
+            f"device is {config.device!r} with executor 'ray', which hands out the devices itself; "
+            "expected cpu or cuda"
+        )
     local = config.executor == "inline" or config.address is None
     if local and config.device is not None and config.device != "cpu":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -194,6 +201,13 @@ def _make_record(manifest: Manifest, tasks: pa.Table, config: RunConfig) -> RunR
 
 def _refuse_other_run(previous: RunRecord, record: RunRecord) -> None:
     refuse_other_config(previous, record)
+    for name in THRESHOLDS:
+        before, now = previous.config.get(name), record.config.get(name)
+        if before != now:
+            raise RunMismatchError(
+                f"{name} is {now!r}, the rows of this run were flagged with {before!r}; take the "
+                "same value, or another directory"
+            )
     if not previous.carried.equals(record.carried):
         raise RunMismatchError(
             f"the run carries the manifest columns {previous.carried.names}, this manifest has "

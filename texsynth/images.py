@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+from texsynth.decoding import ImageError, convert_rgb, load_image
 from texsynth.shapes import Images, Luminance
 
 LUMINANCE_WEIGHTS = (0.2989, 0.587, 0.114)
@@ -29,7 +30,7 @@ def image_to_tensor(image: Image.Image | np.ndarray | Tensor) -> Tensor:
         ValueError: for an array or tensor of another shape.
     """
     if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
+        image = np.asarray(convert_rgb(image))
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.array(image)).movedim(-1, 0)
     if image.ndim != 3 or image.shape[0] != 3:
@@ -43,16 +44,20 @@ def load_exemplar(path: str | Path, size: int | tuple[int, int] | None = None) -
     """Read one image file, centre-crop it to the aspect of `size` and resize it (Lanczos).
 
     Args:
-        path: any file that Pillow reads.
+        path: any file that `texsynth.decoding.load_image` reads.
         size: side, or (height, width), px; None keeps the file's own.
 
     Returns:
         float32 [3, H, W] in [0, 1].
-    """
-    from PIL import ImageOps
 
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
+    Raises:
+        ImageError: if the file cannot be decoded.
+        OSError: if it cannot be read.
+    """
+    try:
+        image = load_image(Path(path).read_bytes())
+    except ImageError as error:
+        raise ImageError(f"image {str(path)!r}: {error}") from error
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)

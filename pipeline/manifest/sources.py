@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from pipeline.crops import ImageError, image_suffixes, load_image
 from pipeline.manifest.checks import MAX_ID_BYTES, SPLIT_COLUMNS, UNUSABLE_ID
 from pipeline.manifest.files import ManifestError
+from texsynth.decoding import ImageError, image_suffixes, load_image
 
 DTD_SPLITS = ("train", "val", "test")
 # Name: file in skimage/data, and the square (left, upper, right, lower) that is all texture. All

@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.crops import (
-    IMAGE_FORMATS,
-    ImageError,
-    image_suffixes,
-    load_image,
-    prepare_crop,
-    read_image_bytes,
-)
+from pipeline.crops import prepare_crop, read_image_bytes
+from texsynth.decoding import IMAGE_FORMATS, ImageError, image_suffixes, load_image
 
 GRAY = np.linspace(0, 255, 12).round().astype(np.uint8).reshape(3, 4)
 COLOUR = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.cli.manifest import app
-from pipeline.crops import load_image, read_image_bytes
+from pipeline.crops import read_image_bytes
 from pipeline.manifest import (
     ManifestError,
     demo_manifest,
@@ -24,6 +24,7 @@ from pipeline.manifest import (
     relocate_paths,
     write_manifest,
 )
+from texsynth.decoding import load_image
 
 CELLS = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(
     [

@@ -161,6 +161,26 @@ def test_more_rows_and_variations_extend_a_run(
     assert (record["created_at"], record["config"]["variations"]) == (begun, 2)
 
 
+@pytest.mark.parametrize("name", pipeline.run.THRESHOLDS)
+def test_other_thresholds_are_refused_where_rows_have_flags(
+    make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path, name: str
+) -> None:
+    manifest, out = make_manifest(["a"]), tmp_path / "run"
+    do(manifest, out, quick_config())
+    before = out.joinpath("run.json").read_bytes()
+    with pytest.raises(RunMismatchError, match=f"{name} is 0.25, .* flagged with"):
+        do(manifest, out, quick_config(**{name: 0.25}))
+    assert out.joinpath("run.json").read_bytes() == before
+
+
+def test_a_numbered_device_is_refused_under_ray(
+    make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="'cuda:1' with executor 'ray'"):
+        do(make_manifest(["a"]), tmp_path / "run", quick_config(executor="ray", device="cuda:1"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_configuration_is_refused_and_its_differences_named(
     make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -175,7 +195,7 @@ def test_another_configuration_is_refused_and_its_differences_named(
     with pytest.raises(RunMismatchError, match=r"'note'.*'remark'"):
         do(manifest, out, quick_config())
     assert (out / "run.json").read_text() == before
-    outcome = do(make_manifest(["a"]), out, quick_config(lanes=1, loss_threshold=3.0))
+    outcome = do(make_manifest(["a"]), out, quick_config(lanes=1, flush_seconds=3.0))
     assert outcome.done_now == 0
 
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from texsynth.decoding import ImageError
 from texsynth.images import (
     image_to_tensor,
     load_exemplar,
@@ -99,6 +100,18 @@ def test_load_exemplar_resizes_without_shift(tmp_path: Path) -> None:
     assert loaded.shape == (3, 16, 16)
     means = torch.from_numpy(ramp.reshape(64, 16, 4, 3).mean((0, 2))).float().T / 255
     torch.testing.assert_close(loaded[:, 8, 1:-1], means[:, 1:-1], rtol=0, atol=1 / 255)
+
+
+def test_load_exemplar_scales_deep_gray(tmp_path: Path) -> None:
+    values = np.full((16, 16), 32768, np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert load_exemplar(tmp_path / "deep.png").mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_load_exemplar_names_a_broken_file(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"broken\.png.*cannot be decoded"):
+        load_exemplar(tmp_path / "broken.png")
 
 
 def test_load_exemplar_turns_photographs_upright(tmp_path: Path) -> None:
