@@ -2,7 +2,7 @@
 
 The name of a shard derives from the tasks and attempts in it, so that the same rows, committed
 twice, are one file. The PNG column has no dictionary, statistics or compression (PNG is compressed
-already, and a dictionary of it costs 50 times the time to read it back); all others have zstd.
+already, and a dictionary of it makes reading slow); all others have zstd.
 """
 
 from __future__ import annotations

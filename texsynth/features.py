@@ -31,9 +31,9 @@ CHANNELS = (64, 128, 256, 512, 512)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_TAP_SIDE = 16
-"""Positions that a tap needs on both sides under `taps: auto`: with fewer, the minimum of the loss
-is the exemplar itself, since zero padding anchors deep maps (measured: benchmarks/preset_quality.py
-prints the copy measures)."""
+"""Positions that a tap needs on both sides under `taps: auto`. Its Gram matrices then hold about as
+many numbers as the image has (256 px: 196,608 pixel values, 176,640 entries to pool4). Deeper taps
+hold more, and zero padding anchors them, so that the minimum of the loss is a copy."""
 
 
 class TapError(ValueError):

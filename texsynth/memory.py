@@ -15,9 +15,11 @@ STATE_VECTORS = 12
 TRANSIENT_MAPS = 3
 """Largest feature maps alive at once beside those kept for the backward pass."""
 CPU_LANES = 4
-"""Lanes on a CPU, where more save no time."""
+"""Lanes on a CPU: its cores are busy with one, more only wait for each other's end."""
 MOST_LANES = 64
+"""A bound on what one actor loses with its process."""
 SHARE_OF_FREE_MEMORY = 0.8
+"""The rest is for what the estimate leaves out, such as convolution workspaces."""
 
 
 def estimate_lane_bytes(

@@ -124,9 +124,9 @@ def synthesize(
     Yields:
         A result as soon as its task ends, in no fixed order. On one device and with the same
         lanes, the same result for the same exemplar and seed. The tasks beside it change it by
-        rounding only, which L-BFGS makes grow: on a small network the losses of lanes and of single
-        tasks differ by 1e-5 after 10 evaluations in float32, by 1e-4 to 0.2 after 20 to 60 (4e-5 in
-        float64), and an image ends as another of the like loss.
+        rounding only, which L-BFGS makes grow: losses beside others and alone agree to 1e-5 after
+        10 evaluations and to 1e-3 after 20 of the exemplars in tests/texsynth/test_synthesis.py;
+        after some dozens more a smooth exemplar gives another texture, of like loss.
 
     Raises:
         ValueError: if shapes, counts or pixels do not fit.

@@ -11,8 +11,8 @@ from importlib import metadata
 from cyclopts import App, CycloptsError
 from pydantic import ValidationError
 
-# Threads that spin while they wait halve the speed of a shared machine (measured: two processes of
-# two threads on two cores); read by OpenMP when torch starts, here and in a local Ray's workers.
+# Threads that spin while they wait take the cores from Ray's own processes; read by OpenMP when
+# torch starts, here and in a local Ray's workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EXIT_USAGE, EXIT_FAILED_ROWS, EXIT_INTERRUPTED = 2, 3, 130
