@@ -1,7 +1,9 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # Timings on a busy machine say nothing about the code.
@@ -21,3 +23,12 @@ def shared_path() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"TEXSYNTH_SHARED is {folder!r}, expected a folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """On small tensors a second thread mostly waits, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -4,14 +4,13 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import torch
 from rich.console import Console
 
 import pipeline.run
@@ -47,12 +46,7 @@ run_manifest(Path(sys.argv[1]), Path(sys.argv[2]), config, Console())
 """
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def do(manifest: Path, out: Path, config: RunConfig) -> RunOutcome:
