@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import pipeline.actor
 import texsynth
@@ -338,8 +339,8 @@ def test_a_worker_refuses_other_weights_and_an_empty_directory(
     copy = tmp_path / "weights.safetensors"
     copy.write_bytes(weights_file.read_bytes())
     make_actor(quick_config(weights=str(copy)))
-    tensors = {k: v + 1 for k, v in texsynth.weights.load_file(copy).items()}
-    texsynth.weights.save_file(tensors, copy)
+    tensors = {k: v + 1 for k, v in load_file(copy).items()}
+    save_file(tensors, copy)
     with pytest.raises(texsynth.WeightsError, match="here, the run began with"):
         SynthesisActor(str(run.path))
 

@@ -14,7 +14,8 @@ grouped otherwise +0.6 % / -71 %, on one thread +1.7 % / -71 %, with another Fou
 +39 % / -69 %. In float32 the gradient through the reference's projection amplifies rounding by
 |I| / |X|: 184 at the lowest vertical frequency of blotchy_0025 from this noise, where 98 % of the
 gradient's rounding error lies, so that a few ulps of one Fourier coefficient, which differ between
-machines, decide the second step. Then the trajectories come together again (evaluation 5: -0.2 % / -0.3 %) and part
+machines, decide the second step. Then the trajectories come together again (evaluation 5: -0.2 % /
+-0.3 %) and part
 slowly: the lowest loss so far stays within 0.9 to 1.6 times the printed one at every fourth
 evaluation up to the 40th, the 40th itself 11 to 18 % / 6 to 7 % above it.
 """
