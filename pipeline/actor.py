@@ -47,8 +47,7 @@ class SynthesisActor:
 
     Raises:
         RunRecordError: if the run directory has no readable `run.json`.
-        WeightsError: if the weights cannot be had here.
-            Or if they are not those that the run began with.
+        WeightsError: if the weights cannot be had here, or are not those that the run began with.
     """
 
     def __init__(

@@ -8,16 +8,15 @@ L-BFGS trajectory the first two evaluations do. The first step has L1 length 1, 
 that y of the first pair is a difference of nearly equal float32 gradients; the second step takes
 away 90 % of the loss and more, and its length hangs on s.y: 10 % of s.y more or less change the
 third value by a quarter to a factor of three. Measured for evaluation 3 against the printed number,
-cracked_0063 / blotchy_0025: our float32 -3 % / -60 %, our float64 -6 % / -56 %, the reference's
-own formulas through torch.optim.LBFGS in float32 +3 % / -71 %, with the steps of its projection
-grouped otherwise +0.6 % / -71 %, on one thread +1.7 % / -71 %, with another Fourier transform
-+39 % / -69 %. In float32 the gradient through the reference's projection amplifies rounding by
-|I| / |X|: 184 at the lowest vertical frequency of blotchy_0025 from this noise, where 98 % of the
-gradient's rounding error lies, so that a few ulps of one Fourier coefficient, which differ between
-machines, decide the second step. Then the trajectories come together again (evaluation 5: -0.2 % /
--0.3 %) and part
-slowly: the lowest loss so far stays within 0.9 to 1.6 times the printed one at every fourth
-evaluation up to the 40th, the 40th itself 11 to 18 % / 6 to 7 % above it.
+cracked_0063 / blotchy_0025: our float32 -3 % / -60 %, our float64 -6 % / -56 %, the reference's own
+formulas through torch.optim.LBFGS in float32 +3 % / -71 %, with the steps of its projection grouped
+otherwise +0.6 % / -71 %, on one thread +1.7 % / -71 %, with another Fourier transform +39 % / -69
+%. Why is not known. One candidate, not shown: in float32 the gradient through the reference's
+projection amplifies rounding by |I| / |X|, but the error measured here is 2 % of y.y on
+blotchy_0025, and the printed number would need about 20 %. Then the trajectories come together
+again (evaluation 5: -0.2 % / -0.3 %) and part slowly: the lowest loss so far stays within 0.9 to
+1.6 times the printed one at every fourth evaluation up to the 40th, the 40th itself 11 to 18 % / 6
+to 7 % above it.
 """
 
 from __future__ import annotations
