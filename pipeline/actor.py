@@ -76,7 +76,7 @@ class SynthesisActor:
         """Synthesise a block of tasks; all its rows are committed on return.
 
         Args:
-            tasks: columns of a task, `attempt`, and those of `pipeline.prepare.PREPARED`.
+            tasks: columns of a task, `attempts`, and those of `pipeline.prepare.PREPARED`.
 
         Returns:
             One row of SUMMARY per task.
@@ -174,6 +174,7 @@ class SynthesisActor:
         """What the task brought along, and where it was done."""
         carried = {k: v for k, v in task.items() if k not in ("pixels", "error_type", "error")}
         return carried | {
+            "attempts": task["attempts"] + 1,
             "finished_at": datetime.datetime.now(datetime.UTC),
             "preset": self._config.preset,
             "config_fingerprint": self._record.fingerprint,

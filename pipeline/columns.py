@@ -49,8 +49,20 @@ TASK = (
         "Seed of the task, from the run's seed and `task_id`; it fixes every draw.",
         True,
     ),
-    Column("attempt", INT32, "Number of the attempt, from 0; the highest wins.", True),
-    Column("status", STRING, f"One of {', '.join(STATUSES)}.", True),
+    Column(
+        "attempts",
+        INT32,
+        "How often work on it was begun: more than 1 after a death of its process or a retry; of"
+        " several rows of a task the one with the most counts.",
+        True,
+    ),
+    Column(
+        "status",
+        STRING,
+        "ok; failed: no texture, `error` says why; timeout: the best image when its time was up;"
+        " quarantined: its process died too often.",
+        True,
+    ),
     Column("error_type", STRING, "Class of the error; null where there was none."),
     Column("error", STRING, "Message of the error; null where there was none."),
 )
@@ -109,6 +121,12 @@ EFFORT = (
         LOSS_CURVE,
         "At most 64 points: evaluations so far (full-size equivalents), objective of the level in"
         " hand, side of that level in px.",
+    ),
+    Column(
+        "resumed_at",
+        pa.list_(FLOAT),
+        "Evaluations at which it went on from a checkpoint, after a death of its process; null if"
+        " synthesis did not end.",
     ),
     Column("evaluations", FLOAT, "Cost in full-size evaluations; null if synthesis did not end."),
     Column("iterations", INT64, "Accepted L-BFGS steps; null if synthesis did not end."),

@@ -1,6 +1,6 @@
 """The committed rows of a run: what is in `shards/` and `textures/`, each task once.
 
-Of several rows of a task the one with the highest attempt counts; between equal attempts the one
+Of several rows of a task the one with the most attempts counts; between equal ones the one
 in `textures/`. A file that cannot be read, or holds other rows than ours, is named and passed over.
 The image column is read only when asked for.
 """
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.rundir import RunDirectory
 from pipeline.schema import SchemaError, carried_columns, row_schema
 
-KEYS = ("task_id", "category", "attempt")
+KEYS = ("task_id", "category", "attempts")
 # A reader is overtaken by a finalize at most once per swap; more often means that files vanish.
 MAX_LISTINGS = 10
 
@@ -55,7 +55,7 @@ class Scan:
 
     Attributes:
         files: The readable files, those of `textures/` first.
-        keys: All rows of them, superseded ones too: task_id, category, attempt, `file` (index into
+        keys: All rows of them, superseded ones too: task_id, category, attempts, `file` (index into
             `files`) and `row` (number in the file).
         winners: Of `keys`, the rows that count, each task once; sorted by (category, task_id).
         schema: The row schema, with the carried columns of all files.
@@ -190,7 +190,7 @@ def select_winners(keys: pa.Table) -> pa.Table:
 
     Sorted by (category, task_id).
     """
-    order = [("task_id", "ascending"), ("attempt", "descending")]
+    order = [("task_id", "ascending"), ("attempts", "descending")]
     ordered = keys.sort_by([*order, ("file", "ascending"), ("row", "ascending")])
     tasks = ordered["task_id"].combine_chunks()
     first = pa.array([True] * min(len(tasks), 1), pa.bool_())

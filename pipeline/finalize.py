@@ -164,7 +164,7 @@ def _write_part(path: Path, scan: Scan, rows: pa.Table) -> None:
 
 def _prove(paths: list[Path], winners: pa.Table) -> None:
     """Raise unless the files hold each committed task once, in order."""
-    names = ["task_id", "attempt"]
+    names = ["task_id", "attempts"]
     built = _read_columns(paths, names)
     tasks, distinct = len(built), pc.count_distinct(built["task_id"]).as_py()
     if distinct != tasks or not built.equals(winners.select(names).combine_chunks()):
@@ -201,7 +201,7 @@ def _write_metrics(run: RunDirectory, files: Iterable[Path], schema: pa.Schema) 
 
 
 def _has_keys_of(metrics: Path, files: list[Path]) -> bool:
-    keys = ["task_id", "attempt"]
+    keys = ["task_id", "attempts"]
     stored = _read_columns(files, keys)
     try:
         return bool(_read_columns([metrics], keys).equals(stored))
@@ -227,4 +227,4 @@ def _read_columns(paths: list[Path], names: list[str]) -> pa.Table:
 
 
 def _task_attempts(rows: pa.Table) -> Iterable[tuple[str, int]]:
-    return zip(rows["task_id"].to_pylist(), rows["attempt"].to_pylist(), strict=True)
+    return zip(rows["task_id"].to_pylist(), rows["attempts"].to_pylist(), strict=True)

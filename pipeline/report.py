@@ -36,7 +36,7 @@ from texsynth.decoding import ImageError, load_image
 # Textures of 256 px and their exemplars take 250 to 400 KB of the page: about 100 MB in all.
 DEFAULT_LIMIT = 300
 COLUMNS = (
-    *("task_id", "exemplar_id", "category", "crop", "variation", "attempt", "status"),
+    *("task_id", "exemplar_id", "category", "crop", "variation", "attempts", "status"),
     *("error_type", "error", "height", "width", "path", "exemplar_sha256"),
     *("crop_left", "crop_top", "crop_side", "upscaled"),
     *("float_loss", "delivered_loss", "loss_threshold", "below_threshold"),

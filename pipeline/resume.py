@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.columns import STATUSES
 from pipeline.rundir import RunDirectory, write_json_atomic, write_table_atomic
@@ -127,12 +128,12 @@ def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] =
 
     Args:
         tasks: All tasks of the manifest, with a column `task_id`, each once.
-        committed: `task_id`, `status` and `attempt` of the committed rows, each task once.
+        committed: `task_id`, `status` and `attempts` of the committed rows, each task once.
         retry: Statuses of committed rows whose tasks are done again.
 
     Returns:
-        The tasks left, in their order, with a column `attempt` (int32): 0 for a new task, one more
-        than that of its row for a task that is done again.
+        The tasks left, in their order, with a column `attempts` (int32), as of its row: 0 for a
+        new task.
 
     Raises:
         ValueError: A task has no id or comes twice, or `retry` has an unknown status.
@@ -148,10 +149,8 @@ def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] =
     done = committed.filter(pc.invert(again))["task_id"]
     left = tasks.filter(pc.invert(pc.is_in(ids, done)))
     row = pc.index_in(left["task_id"], committed["task_id"])
-    attempt = pc.fill_null(pc.add(committed["attempt"].take(row), 1), 0).cast(pa.int32())
-    if "attempt" in left.column_names:
-        left = left.drop_columns(["attempt"])
-    return left.append_column("attempt", attempt)
+    attempts = pc.fill_null(committed["attempts"].take(row), 0).cast(pa.int32())
+    return left.append_column("attempts", attempts)
 
 
 def write_pending(run: RunDirectory, pending: pa.Table) -> None:
@@ -159,6 +158,26 @@ def write_pending(run: RunDirectory, pending: pa.Table) -> None:
     if len(pending):
         run.success.unlink(missing_ok=True)
     write_table_atomic(run.pending, pending)
+
+
+def write_tasks(run: RunDirectory, tasks: pa.Table) -> None:
+    """Write `tasks.parquet`, the tasks of the whole manifest, whole or not at all."""
+    write_table_atomic(run.tasks, tasks)
+
+
+def load_tasks(run: RunDirectory) -> pa.Table:
+    """The tasks of the manifest that the run was last given, in its order.
+
+    Raises:
+        RunRecordError: `tasks.parquet` is missing or cannot be read.
+    """
+    try:
+        return pq.read_table(run.tasks)
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise RunRecordError(
+            f"{run.tasks}: cannot be read: {reason}; `texsynth run` with the manifest makes it anew"
+        ) from error
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

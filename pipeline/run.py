@@ -31,6 +31,7 @@ from pipeline.resume import (
     refuse_other_config,
     write_pending,
     write_run_record,
+    write_tasks,
 )
 from pipeline.rundir import RunDirectory
 from pipeline.schema import RESERVED_COLUMNS, row_schema
@@ -40,7 +41,7 @@ from texsynth.synthesis import compute_levels, make_batches
 
 THRESHOLDS = ("loss_threshold", "copy_displacement_threshold", "copy_layout_threshold")
 """Settings that change no texture but stand in every row beside the flags made with them."""
-KEYS = ("task_id", "status", "attempt")
+KEYS = ("task_id", "status", "attempts")
 INLINE_BLOCK_ROWS = 64
 """Tasks prepared at once without Ray: enough to refill lanes, few enough to hold in memory."""
 
@@ -111,6 +112,7 @@ def run_manifest(manifest_path: Path, out: Path, config: RunConfig, console: Con
         record.manifest_sha256,
     ):
         write_run_record(run, record)
+        write_tasks(run, tasks)
     committed, _ = read_committed(run, KEYS)
     pending = pending_tasks(tasks, committed, config.retry)
     if len(pending):

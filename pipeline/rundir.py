@@ -34,9 +34,39 @@ class RunDirectory:
         return self.path / "run.json"
 
     @property
+    def tasks(self) -> Path:
+        """All tasks of the manifest, as last given; what verify, retry and replay go by."""
+        return self.path / "tasks.parquet"
+
+    @property
     def pending(self) -> Path:
-        """The tasks of this attempt."""
+        """The tasks that this session began with."""
         return self.path / "pending.parquet"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works on the run, released by the kernel when it dies."""
+        return self.path / ".lock"
+
+    @property
+    def session(self) -> Path:
+        """Who works on the run, since when, and whether it was asked to stop."""
+        return self.path / "session.json"
+
+    @property
+    def attempts(self) -> Path:
+        """What every actor has in flight, one file per actor; written before work starts."""
+        return self.path / "attempts"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Textures in the making, one file per task; removed when its row is committed."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object per line: sessions, ends of tasks, problems."""
+        return self.path / "log.jsonl"
 
     @property
     def shards(self) -> Path:
@@ -65,7 +95,8 @@ class RunDirectory:
 
     def create(self) -> None:
         """Make the folders that a run writes to."""
-        self.shards.mkdir(parents=True, exist_ok=True)
+        for folder in (self.shards, self.attempts, self.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def replaced(self) -> list[Path]:
         """Earlier texture folders that a finalize put aside and has not yet removed."""
@@ -74,7 +105,8 @@ class RunDirectory:
     def temporaries(self) -> list[Path]:
         """Files whose writing has not ended: of writers at work, or that were killed."""
         pattern = f"{TEMPORARY_PREFIX}*.tmp"
-        return [*self.path.glob(pattern), *self.shards.glob(pattern)]
+        folders = (self.path, self.shards, self.attempts, self.checkpoints)
+        return [path for folder in folders for path in folder.glob(pattern)]
 
 
 @contextmanager

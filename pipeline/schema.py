@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.columns import COLUMNS, GROUPS, STATUSES, Column
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VERSION_KEY = b"texsynth_schema_version"
 # `datasets` takes an Image feature from here and derives every other feature from its Arrow type.
 HUGGINGFACE_METADATA = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})

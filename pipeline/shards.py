@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def compute_rows_digest(rows: Iterable[tuple[str, int]]) -> str:
-    """A name for a set of (task id, attempt), whatever its order; 16 hex digits."""
+    """A name for a set of (task id, attempts), whatever its order; 16 hex digits."""
     text = json.dumps(sorted(rows))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -68,7 +68,7 @@ def commit_rows(run: RunDirectory, table: pa.Table) -> Path:
     tasks = table["task_id"].to_pylist()
     if not tasks or None in tasks or len(set(tasks)) < len(tasks):
         raise SchemaError(f"a shard needs rows, each of another task; got tasks {tasks}")
-    digest = compute_rows_digest(zip(tasks, table["attempt"].to_pylist(), strict=True))
+    digest = compute_rows_digest(zip(tasks, table["attempts"].to_pylist(), strict=True))
     path = run.shards / f"part-{digest}.parquet"
     with atomic_path(path) as temporary, open_row_writer(temporary, table.schema) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)

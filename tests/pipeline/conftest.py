@@ -41,7 +41,7 @@ def row_of(task_id: str, **values: Any) -> Row:
         "crop": 0,
         "variation": 0,
         "seed": 0,
-        "attempt": 0,
+        "attempts": 1,
         "status": "ok",
         "path": f"images/{task_id}.jpg",
         "finished_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),

@@ -73,7 +73,7 @@ def block_of(manifest: Path, config: RunConfig) -> pa.Table:
     tasks = expand_tasks(
         load_manifest(manifest).table, crops=1, variations=config.variations, seed=config.seed
     )
-    tasks = tasks.append_column("attempt", pa.array([0] * len(tasks), pa.int32()))
+    tasks = tasks.append_column("attempts", pa.array([0] * len(tasks), pa.int32()))
     return prepare_tasks(tasks, ExemplarSource(str(manifest.parent), config))
 
 
@@ -193,7 +193,7 @@ def test_an_unforeseen_error_is_a_row_and_its_neighbours_live(
     assert "a defect" in rows["b-c0-v0"]["error"]
     monkeypatch.undo()
     again = block.set_column(
-        block.schema.get_field_index("attempt"), "attempt", pa.array([1] * 3, pa.int32())
+        block.schema.get_field_index("attempts"), "attempts", pa.array([1] * 3, pa.int32())
     )
     assert actor(again.slice(1, 1))["status"].to_pylist() == ["ok"]
 

@@ -21,6 +21,7 @@ from pipeline.rundir import RunDirectory
 from pipeline.shards import commit_rows
 
 MakeTable = Callable[..., pa.Table]
+FOLDERS = {"shards", "attempts", "checkpoints"}
 IDS = [f"t{number:02d}" for number in range(10)]
 
 
@@ -30,10 +31,10 @@ def finalized(run: RunDirectory, ids: Iterable[str] = IDS, rows_per_file: int = 
 
 def attempts(run: RunDirectory) -> dict[str, int]:
     """Attempt by task, as a reader of the whole run sees them; each task once."""
-    table, problems = read_committed(run, ["task_id", "attempt"])
+    table, problems = read_committed(run, ["task_id", "attempts"])
     assert problems == []
     rows = table.to_pylist()
-    result = {row["task_id"]: row["attempt"] for row in rows}
+    result = {row["task_id"]: row["attempts"] for row in rows}
     assert len(result) == len(rows)
     return result
 
@@ -42,19 +43,19 @@ def commit_story(run: RunDirectory, make_table: MakeTable) -> None:
     """Ten tasks over three shards, of which two rows are superseded."""
     commit_rows(run, make_table(IDS[:4], category="wool"))
     commit_rows(run, make_table(IDS[4:], category="bark"))
-    commit_rows(run, make_table(IDS[2:6], attempt=1, category="moss"))
+    commit_rows(run, make_table(IDS[2:6], attempts=2, category="moss"))
 
 
 def assert_finished(run: RunDirectory, expected: dict[str, int]) -> None:
     """What a reader who knows nothing of the protocol sees is the whole run."""
     textures = pq.read_table(run.textures)
-    found = dict(zip(textures["task_id"].to_pylist(), textures["attempt"].to_pylist(), strict=True))
+    found = dict(zip(textures["task_id"].to_pylist(), textures["attempts"].to_pylist(), strict=True))
     assert found == expected
     assert len(textures) == len(expected)
     assert pq.read_table(run.metrics).equals(textures.drop_columns(["image"]))
     assert run.success.exists()
     names = {path.name for path in run.path.iterdir()}
-    assert names == {"shards", "textures", "metrics.parquet", "_SUCCESS"}
+    assert names == {*FOLDERS, "textures", "metrics.parquet", "_SUCCESS"}
     assert list(run.shards.iterdir()) == []
 
 
@@ -103,7 +104,7 @@ def test_a_retry_replaces_its_row(run: RunDirectory, make_table: MakeTable) -> N
     commit_rows(run, make_table(IDS[:9]))
     commit_rows(run, make_table(IDS[9:], status="failed", error="disk"))
     finalized(run)
-    commit_rows(run, make_table(IDS[9:], attempt=1))
+    commit_rows(run, make_table(IDS[9:], attempts=2))
     finalized(run)
     assert_finished(run, {task: int(task == IDS[9]) for task in IDS})
     assert pq.read_table(run.metrics)["error"].null_count == 10
@@ -183,7 +184,7 @@ def test_a_crash_at_any_point_loses_nothing(
         commit_rows(original, make_table(IDS[:5], category="wool"))
         finalized(original)
     commit_story(original, make_table)
-    expected = {task: int(task in IDS[2:6]) for task in IDS}
+    expected = {task: 1 + int(task in IDS[2:6]) for task in IDS}
     assert attempts(original) == expected
     number, crashed = 0, True
     while crashed:
@@ -285,7 +286,7 @@ def test_what_a_killed_writer_left_is_removed(run: RunDirectory, make_table: Mak
     commit_rows(run, make_table(IDS))
     (run.shards / "_tmp-part-0.parquet.1-aa.tmp").write_bytes(b"PAR1")
     finalized(run)
-    assert_finished(run, dict.fromkeys(IDS, 0))
+    assert_finished(run, dict.fromkeys(IDS, 1))
 
 
 def test_a_reader_sees_each_row_while_finalize_goes_on(
@@ -350,7 +351,7 @@ def test_between_equal_attempts_the_compacted_row_counts(
     table, _ = read_committed(run, ["float_loss"])
     assert table["float_loss"].to_pylist() == [1.0] * 10
     finalized(run)
-    assert_finished(run, dict.fromkeys(IDS, 0))
+    assert_finished(run, dict.fromkeys(IDS, 1))
 
 
 batches = st.lists(
@@ -371,7 +372,7 @@ def test_finalize_keeps_the_highest_attempts(
     run.create()
     expected: dict[str, int] = {}
     for tasks, attempt, finalizes in batches:
-        commit_rows(run, make_table(sorted(tasks), attempt=attempt))
+        commit_rows(run, make_table(sorted(tasks), attempts=attempt))
         expected |= {task: max(attempt, expected.get(task, 0)) for task in tasks}
         if finalizes:
             finalized(run, rows_per_file=rows_per_file)

@@ -209,16 +209,16 @@ def test_failures_are_listed_with_their_errors(
 ) -> None:
     gone = {"error_type": "ImageError", "error": "image 'b.png' is empty", "path": "b.png"}
     commit(run, texture("a", 0, 10.0), make_row("b-c0-v0", status="failed", **gone))
-    commit(run, make_row("c-c0-v0", status="timeout", attempt=2, error="no end after 600 s"))
+    commit(run, make_row("c-c0-v0", status="timeout", attempts=3, error="no end after 600 s"))
     page = Page(write_report(run))
     assert page.cells[:5] == [
         "b-c0-v0",
         "b.png",
         "failed",
-        "0",
+        "1",
         "ImageError: image 'b.png' is empty",
     ]
-    assert page.cells[7:] == ["timeout", "2", "no end after 600 s"]
+    assert page.cells[7:] == ["timeout", "3", "no end after 600 s"]
     assert "1 failed, 1 timeout" in page.text
 
 
@@ -249,7 +249,7 @@ def test_a_threshold_is_used_where_there_is_one(
     commit(
         run,
         *(
-            texture(e, 0, x, loss_threshold=1500.0, attempt=1)
+            texture(e, 0, x, loss_threshold=1500.0, attempts=2)
             for e, x in (("a", 1400.0), ("b", 5000.0))
         ),
     )

@@ -51,8 +51,8 @@ def tasks_of(*task_ids: str | None) -> pa.Table:
 
 
 def committed_of(*rows: tuple[str, str, int]) -> pa.Table:
-    names = [("task_id", pa.string()), ("status", pa.string()), ("attempt", pa.int32())]
-    values = [dict(zip(("task_id", "status", "attempt"), row, strict=True)) for row in rows]
+    names = [("task_id", pa.string()), ("status", pa.string()), ("attempts", pa.int32())]
+    values = [dict(zip(("task_id", "status", "attempts"), row, strict=True)) for row in rows]
     return pa.Table.from_pylist(values, schema=pa.schema(names))
 
 
@@ -100,21 +100,21 @@ def test_another_configuration_is_refused_with_the_difference(record: RunRecord)
 
 
 def test_what_is_committed_is_not_done_again() -> None:
-    committed = committed_of(("a", "ok", 0), ("b", "failed", 2), ("gone", "ok", 0))
+    committed = committed_of(("a", "ok", 1), ("b", "failed", 3), ("gone", "ok", 1))
     pending = pending_tasks(tasks_of("c", "b", "a", "d"), committed)
     assert pending.to_pylist() == [
-        {"task_id": "c", "attempt": 0},
-        {"task_id": "d", "attempt": 0},
+        {"task_id": "c", "attempts": 0},
+        {"task_id": "d", "attempts": 0},
     ]
-    assert pending.schema.field("attempt").type == pa.int32()
+    assert pending.schema.field("attempts").type == pa.int32()
 
 
-def test_retry_counts_on_from_the_last_attempt() -> None:
-    committed = committed_of(("a", "ok", 0), ("b", "failed", 2), ("c", "timeout", 0))
+def test_retry_counts_on_from_the_row() -> None:
+    committed = committed_of(("a", "ok", 1), ("b", "failed", 3), ("c", "timeout", 1))
     pending = pending_tasks(tasks_of("a", "b", "c", "d"), committed, retry=["failed"])
     assert pending.to_pylist() == [
-        {"task_id": "b", "attempt": 3},
-        {"task_id": "d", "attempt": 0},
+        {"task_id": "b", "attempts": 3},
+        {"task_id": "d", "attempts": 0},
     ]
 
 
@@ -137,9 +137,9 @@ def test_anti_join_against_dictionaries(
 ) -> None:
     expected = []
     for task_id in task_ids:
-        status, attempt = committed.get(task_id, (None, -1))
+        status, attempts = committed.get(task_id, (None, 0))
         if status is None or status in retry:
-            expected.append({"task_id": task_id, "attempt": attempt + 1})
+            expected.append({"task_id": task_id, "attempts": attempts})
     table = committed_of(*((task_id, *row) for task_id, row in committed.items()))
     assert pending_tasks(tasks_of(*task_ids), table, retry).to_pylist() == expected
 
@@ -150,10 +150,10 @@ def test_killed_and_started_again_nothing_is_lost_or_done_twice(
     tasks = tasks_of(*(f"t{number}" for number in range(6)))
 
     def left(**values: Any) -> list[tuple[str, int]]:
-        table, _ = read_committed(run, ["task_id", "status", "attempt"])
+        table, _ = read_committed(run, ["task_id", "status", "attempts"])
         write_pending(run, pending_tasks(tasks, table, **values))
         pending = pq.read_table(run.pending).to_pylist()
-        return [(row["task_id"], row["attempt"]) for row in pending]
+        return [(row["task_id"], row["attempts"]) for row in pending]
 
     assert left() == [(f"t{number}", 0) for number in range(6)]
     commit_rows(run, make_table(["t0", "t3"]))
@@ -166,6 +166,6 @@ def test_killed_and_started_again_nothing_is_lost_or_done_twice(
     assert run.success.exists()
     assert left(retry=["failed"]) == [("t1", 1)]
     assert not run.success.exists()
-    commit_rows(run, make_table(["t1"], attempt=1))
+    commit_rows(run, make_table(["t1"], attempts=2))
     assert finalize(run, tasks["task_id"]).rows == 6
     assert left(retry=["failed"]) == []

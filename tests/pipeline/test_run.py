@@ -134,7 +134,7 @@ def test_failed_rows_are_kept_until_a_retry_mends_them(
     second = do(manifest, out, quick_config(retry="failed"))
     assert (second.done_now, second.statuses) == (2, {"ok": 2, "failed": 1})
     frame = textures(out)
-    assert frame["attempt"].to_dict() == {"a-c0-v0": 0, "b-c0-v0": 1, "c-c0-v0": 1}
+    assert frame["attempts"].to_dict() == {"a-c0-v0": 1, "b-c0-v0": 2, "c-c0-v0": 2}
     assert frame["status"]["b-c0-v0"] == "ok"
 
 
@@ -216,7 +216,7 @@ def test_nothing_is_written_before_all_is_checked(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("column", ["status", "pixels", "attempt", "task_id"])
+@pytest.mark.parametrize("column", ["status", "pixels", "attempts", "task_id"])
 def test_a_manifest_column_that_a_row_needs_is_refused(
     make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path, column: str
 ) -> None:

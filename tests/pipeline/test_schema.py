@@ -50,7 +50,7 @@ def test_carried_columns_may_not_collide(names: list[str]) -> None:
 
 def test_a_schema_of_another_version_or_type_is_named() -> None:
     schema = row_schema()
-    with pytest.raises(SchemaError, match="version: got None, expected 1"):
+    with pytest.raises(SchemaError, match="version: got None, expected 2"):
         carried_columns(schema.remove_metadata())
     index = schema.get_field_index("seed")
     with pytest.raises(SchemaError, match="got 'seed: string', expected 'seed: int64'"):

@@ -70,7 +70,7 @@ def test_only_the_image_is_stored_plain(run: RunDirectory, make_table: MakeTable
 def test_the_same_rows_are_one_file(run: RunDirectory, make_table: MakeTable) -> None:
     first = commit_rows(run, make_table(["a", "b"]))
     assert commit_rows(run, make_table(["b", "a"])) == first
-    assert commit_rows(run, make_table(["a", "b"], attempt=1)) != first
+    assert commit_rows(run, make_table(["a", "b"], attempts=2)) != first
     assert sorted(run.shards.iterdir()) == sorted(run.shards.glob("part-*.parquet"))
     assert ids_in(run) == ["a", "b"]
 
@@ -191,12 +191,12 @@ def test_writer_reports_what_failed_in_its_thread(
 
 
 def test_highest_attempt_wins_across_shards(run: RunDirectory, make_table: MakeTable) -> None:
-    commit_rows(run, make_table(["a", "b"], status="failed", attempt=0))
-    commit_rows(run, make_table(["a"], attempt=2))
-    commit_rows(run, make_table(["a"], status="failed", attempt=1))
-    table, _ = read_committed(run, ["task_id", "attempt", "status"])
-    rows = [(row["task_id"], row["attempt"], row["status"]) for row in table.to_pylist()]
-    assert rows == [("a", 2, "ok"), ("b", 0, "failed")]
+    commit_rows(run, make_table(["a", "b"], status="failed", attempts=1))
+    commit_rows(run, make_table(["a"], attempts=3))
+    commit_rows(run, make_table(["a"], status="failed", attempts=2))
+    table, _ = read_committed(run, ["task_id", "attempts", "status"])
+    rows = [(row["task_id"], row["attempts"], row["status"]) for row in table.to_pylist()]
+    assert rows == [("a", 3, "ok"), ("b", 1, "failed")]
 
 
 def test_an_empty_or_missing_directory_has_no_rows(tmp_path: Path) -> None:

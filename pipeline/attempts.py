@@ -1,0 +1,193 @@
+"""Attempts at tasks, counted before work starts, so that a death of the process cannot hide one.
+
+Every actor has one small file in `attempts/`: the tasks that it has begun and whose rows are not
+committed yet, each with the number of this attempt. A file that outlives its actor is the evidence
+of a death: every task in it is under suspicion. Suspects are tried in ever smaller groups, the last
+time alone; a task that dies then is quarantined.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import secrets
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.committed import FileProblem
+from pipeline.rundir import RunDirectory, write_json_atomic
+
+EARLIER = "earlier"
+"""Name of the file that keeps what actors of earlier sessions left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One attempt that has no row yet.
+
+    Attributes:
+        task_id: The task.
+        number: Of the attempt, from 1; that of its row, if there will be one.
+        begun_at: ISO 8601 with time zone.
+        actor, host, pid: Whose.
+        session: In which session; None for one of an earlier session.
+    """
+
+    task_id: str
+    number: int
+    begun_at: str
+    actor: str
+    host: str
+    pid: int
+    session: str | None
+
+
+class AttemptFile:
+    """What one actor has in flight. Safe to use from several threads.
+
+    Args:
+        run: The run directory; its `attempts` folder exists.
+        session: Id of the session.
+    """
+
+    def __init__(self, run: RunDirectory, session: str | None) -> None:
+        self._values = {
+            "actor": f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}",
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "session": session,
+        }
+        self._path = run.attempts / f"{self._values['actor']}.json"
+        self._tasks: dict[str, dict[str, Any]] = {}
+        self._changed = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Of the actor."""
+        return str(self._values["actor"])
+
+    def begin(self, numbers: Mapping[str, int]) -> None:
+        """Record tasks as begun; durable when this returns.
+
+        Args:
+            numbers: The number of the attempt, by task id.
+
+        Raises:
+            OSError: The disk is full, or the like.
+        """
+        if not numbers:
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with self._changed:
+            begun = {task: {"number": n, "begun_at": now} for task, n in numbers.items()}
+            self._write(self._tasks | begun)
+
+    def end(self, task_ids: Iterable[str]) -> None:
+        """Forget tasks: their rows are committed, or they were left off in an orderly way."""
+        ended = set(task_ids)
+        with self._changed:
+            left = {task: value for task, value in self._tasks.items() if task not in ended}
+            if len(left) < len(self._tasks):
+                self._write(left)
+
+    def close(self) -> None:
+        """Remove the file; what it still lists is forgotten."""
+        with self._changed:
+            self._tasks = {}
+            self._path.unlink(missing_ok=True)
+
+    def _write(self, tasks: dict[str, dict[str, Any]]) -> None:
+        write_json_atomic(self._path, {**self._values, "tasks": tasks})
+        self._tasks = tasks
+
+
+def load_attempts(
+    run: RunDirectory, *, but: str | None = None
+) -> tuple[dict[str, Attempt], list[FileProblem]]:
+    """The latest attempt without a row of every task that has any, and the files not understood.
+
+    Args:
+        run: The run directory, which may be missing.
+        but: Name of an actor whose own file is passed over.
+    """
+    latest: dict[str, Attempt] = {}
+    problems = []
+    for path in sorted(run.attempts.glob("*.json")):
+        try:
+            attempts = _read(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            problems.append(FileProblem(path, f"no list of attempts: {error!r}"))
+            continue
+        for attempt in attempts:
+            known = latest.get(attempt.task_id)
+            if attempt.actor != but and (known is None or attempt.number > known.number):
+                latest[attempt.task_id] = attempt
+    return latest, problems
+
+
+def keep_earlier_attempts(run: RunDirectory, committed: Mapping[str, int]) -> None:
+    """Gather what earlier sessions left in one file, less the attempts that have rows.
+
+    Args:
+        run: The run directory, held by the caller: nobody else writes to `attempts/`.
+        committed: `attempts` of the committed rows, by task id.
+    """
+    latest, problems = load_attempts(run)
+    unreadable = {problem.path for problem in problems}
+    obsolete = [path for path in run.attempts.glob("*.json") if path not in unreadable]
+    left = {
+        task: {"number": attempt.number, "begun_at": attempt.begun_at}
+        for task, attempt in latest.items()
+        if attempt.number > committed.get(task, 0)
+    }
+    earlier = run.attempts / f"{EARLIER}.json"
+    if left:
+        values = {"actor": EARLIER, "host": "", "pid": 0, "session": None, "tasks": left}
+        write_json_atomic(earlier, values)
+        obsolete = [path for path in obsolete if path != earlier]
+    for path in obsolete:
+        path.unlink(missing_ok=True)
+
+
+def group_size(deaths: int, max_attempts: int, lanes: int) -> int:
+    """How many tasks may be worked on beside each other after so many deaths of their process.
+
+    lanes^(1 - deaths / (max_attempts - 1)): all lanes at first, one task alone at the last attempt.
+    """
+    if max_attempts <= 1:
+        return lanes
+    share = max(0.0, 1 - deaths / (max_attempts - 1))
+    return max(1, round(lanes**share))
+
+
+def running_here(attempts: Collection[Attempt], session: str) -> list[Attempt]:
+    """The attempts of a session whose processes may be alive; one known to be dead is left out."""
+    return [a for a in attempts if a.session == session and not _is_dead(a.host, a.pid)]
+
+
+def _is_dead(host: str, pid: int) -> bool:
+    if host != platform.node():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _read(path: Path) -> list[Attempt]:
+    values = json.loads(path.read_bytes())
+    whose = {name: values[name] for name in ("actor", "host", "pid", "session")}
+    return [
+        Attempt(task_id=task, number=int(value["number"]), begun_at=value["begun_at"], **whose)
+        for task, value in values["tasks"].items()
+    ]

@@ -1,0 +1,157 @@
+"""One process at a time works on a run directory.
+
+The lock is the kernel's (`flock`): it ends with the process that holds it, however that dies.
+`session.json` says for readers who holds it, and for actors on any node whether they are to go on:
+an actor whose session has been asked to stop, or has been followed by another, begins nothing more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from pipeline.rundir import RunDirectory, write_json_atomic
+
+LOCK_SECONDS = 1.0
+"""Longer than a reader holds the lock to see whether it is free."""
+POLL_SECONDS = 1.0
+"""Between two looks of an actor at `session.json`."""
+
+SessionState = Literal["running", "stopping", "ended"]
+
+
+class RunBusyError(ValueError):
+    """Another process works on the run directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """The content of `session.json`.
+
+    Attributes:
+        id: Of this session; unlike that of every other.
+        host, pid: Where the driver runs.
+        begun_at: ISO 8601 with time zone.
+        state: `stopping` once the driver was asked to stop; `ended` when it has let go of the run.
+    """
+
+    id: str
+    host: str
+    pid: int
+    begun_at: str
+    state: SessionState = "running"
+
+
+@contextmanager
+def hold_run(run: RunDirectory) -> Iterator[Session]:
+    """Be the only process that works on a run, while the context lasts.
+
+    Args:
+        run: The run directory, which exists.
+
+    Raises:
+        RunBusyError: Another process holds it; the message says which.
+    """
+    lock = FileLock(run.lock, timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunBusyError(_describe_holder(run)) from error
+    session = Session(
+        id=secrets.token_hex(8),
+        host=platform.node(),
+        pid=os.getpid(),
+        begun_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    try:
+        _write(run, session)
+        yield session
+        _write(run, dataclasses.replace(session, state="ended"))
+    finally:
+        lock.release()
+
+
+def request_stop(run: RunDirectory, session: Session) -> None:
+    """Ask the actors of a session to stop: begin nothing, commit what has ended."""
+    _write(run, dataclasses.replace(session, state="stopping"))
+
+
+def load_session(run: RunDirectory) -> Session | None:
+    """The session that holds the run or was the last to; None if there is none to be read."""
+    try:
+        return Session(**json.loads(run.session.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_held(run: RunDirectory) -> bool:
+    """Whether a process works on the run at this moment."""
+    if not run.lock.exists():
+        return False
+    lock = FileLock(run.lock, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+class StopWatch:
+    """Tells an actor whether its session goes on; reads the file once a second at most.
+
+    Args:
+        run: The run directory.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._session = load_session(run)
+        self._looked_at = time.monotonic()
+        self._stopped = False
+
+    @property
+    def session_id(self) -> str | None:
+        """Of the session that this actor belongs to; None outside any."""
+        return self._session.id if self._session else None
+
+    def stopped(self, *, now: bool = False) -> bool:
+        """Whether the session was asked to stop, or another has begun.
+
+        Args:
+            now: Look at the file, however short the last look is ago.
+        """
+        if self._session is None or self._stopped:
+            return self._stopped
+        if now or time.monotonic() - self._looked_at >= POLL_SECONDS:
+            self._looked_at = time.monotonic()
+            current = load_session(self._run)
+            running = (self._session.id, "running")
+            self._stopped = current is not None and (current.id, current.state) != running
+        return self._stopped
+
+
+def _write(run: RunDirectory, session: Session) -> None:
+    write_json_atomic(run.session, dataclasses.asdict(session))
+
+
+def _describe_holder(run: RunDirectory) -> str:
+    session = load_session(run)
+    holder = "another process"
+    if session is not None:
+        holder = f"process {session.pid} on {session.host} since {session.begun_at}"
+    return (
+        f"run directory {str(run.path)!r} is being worked on by {holder}; expected one run at a "
+        "time: wait for its end, or stop it (the lock ends with the process)"
+    )
