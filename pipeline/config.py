@@ -14,7 +14,7 @@ import yaml
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.columns import STATUSES
+from pipeline.columns import RETRYABLE
 from pipeline.crops import CropMode
 from texsynth import SynthesisConfig
 from texsynth.config import ALGORITHM_VERSION, ConfigError, PresetName
@@ -32,6 +32,11 @@ class RunConfig(BaseModel):
 
     root: str | None = Field(
         None, description="Folder or URI that the manifest's paths are relative to."
+    )
+    allow_outside_root: Annotated[bool, Parameter(negative="")] = Field(
+        False,
+        description="Let the manifest's paths leave the root: absolute, with .., or URIs of "
+        "another place.",
     )
     preset: PresetName = Field(
         "default",
@@ -73,7 +78,21 @@ class RunConfig(BaseModel):
         None, description="Of a Ray cluster, such as auto; default: a local one is started."
     )
     retry: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = Field(
-        (), description="Statuses whose tasks are done again, such as failed,timeout."
+        (),
+        description="Whose tasks are done again: failed, timeout, quarantined, or flagged (a copy,"
+        " or above the loss threshold; under another seed).",
+    )
+    max_attempts: int = Field(
+        3, ge=1, description="Deaths of its process after which a task is quarantined."
+    )
+    task_timeout: float | None = Field(
+        None, gt=0, description="Time on a lane after which the best image so far is kept, s."
+    )
+    hang_timeout: float = Field(
+        900.0, gt=0, description="Silence after which an actor is killed and replaced, s."
+    )
+    lane_checkpoint_seconds: float = Field(
+        300.0, gt=0, description="Between two checkpoints of a texture in the making, s."
     )
     loss_threshold: float | None = Field(
         None, gt=0, description="Loss called good; default: 1500 where that applies, else none."
@@ -106,9 +125,9 @@ class RunConfig(BaseModel):
     def _split_at_commas(cls, value: Any) -> tuple[str, ...]:
         items = [value] if isinstance(value, str) else value
         statuses = tuple(part for item in items for part in str(item).split(",") if part)
-        unknown = set(statuses) - set(STATUSES)
+        unknown = set(statuses) - set(RETRYABLE)
         if unknown:
-            names = ", ".join(STATUSES)
+            names = ", ".join(RETRYABLE)
             raise ValueError(
                 f"unknown status {', '.join(sorted(unknown))}, expected some of {names}"
             )

@@ -5,16 +5,13 @@ Everything is deterministic: the same bytes and arguments give the same pixels.
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.fs
 from numpy.typing import NDArray
 from PIL import Image
 
-from texsynth.decoding import DEFAULT_MAX_PIXELS, ImageError, load_image
+from texsynth.decoding import DEFAULT_MAX_PIXELS, load_image
 
 CropMode = Literal["centre", "reference", "random"]
 
@@ -101,27 +98,6 @@ def cut_square(image: Image.Image, left: int, top: int, side: int, size: int) ->
     return square if side == size else square.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def read_image_bytes(path: str, root: str = "") -> bytes:
-    """Return the bytes of an image file.
-
-    Args:
-        path: relative to `root`, or a URI (anything with "://") of a file system that pyarrow or
-            fsspec knows.
-        root: a folder or a URI.
-
-    Raises:
-        ImageError: missing, unreadable or empty.
-    """
-    location = path if "://" in path or not root else f"{root.rstrip('/')}/{path}"
-    try:
-        data = _read_uri(location) if "://" in location else Path(location).read_bytes()
-    except (OSError, ValueError, ImportError) as error:
-        raise ImageError(f"image '{location}' cannot be read: {error}") from error
-    if not data:
-        raise ImageError(f"image '{location}' is empty")
-    return data
-
-
 def _draw_square(width: int, height: int, size: int, key: str) -> tuple[int, int, int]:
     digest = hashlib.sha256(key.encode()).digest()
     draws = [int.from_bytes(digest[k : k + 8], "big") for k in (0, 8, 16)]
@@ -129,15 +105,3 @@ def _draw_square(width: int, height: int, size: int, key: str) -> tuple[int, int
     smallest = min(size, largest)
     side = smallest + draws[0] % (largest - smallest + 1)
     return draws[1] % (width - side + 1), draws[2] % (height - side + 1), side
-
-
-def _read_uri(uri: str) -> bytes:
-    try:
-        filesystem, path = pa.fs.FileSystem.from_uri(uri)
-    except pa.ArrowInvalid:  # not one of pyarrow's own: http, memory, ...
-        import fsspec  # type: ignore[import-untyped]
-
-        with fsspec.open(uri, "rb") as file:
-            return bytes(file.read())
-    with filesystem.open_input_stream(path) as stream:
-        return bytes(stream.read())

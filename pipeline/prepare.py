@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import RunConfig
-from pipeline.crops import Crop, prepare_crop, read_image_bytes
+from pipeline.crops import Crop, prepare_crop
+from pipeline.reading import read_image_bytes
 from texsynth.decoding import ImageError
 
 PREPARED = pa.schema(
@@ -87,8 +88,14 @@ def _prepare(task: dict[str, Any], source: ExemplarSource) -> dict[str, Any]:
 
 def _load_crop(task: dict[str, Any], source: ExemplarSource) -> Crop:
     config = source.config
+    data = read_image_bytes(
+        task["path"],
+        source.root,
+        allow_outside_root=config.allow_outside_root,
+        max_pixels=config.max_pixels,
+    )
     crop = prepare_crop(
-        read_image_bytes(task["path"], source.root),
+        data,
         size=config.size,
         mode=config.crop,
         index=task["crop"],

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from pipeline.committed import FileProblem, Scan, read_from_scan, read_rows
-from pipeline.crops import cut_square, read_image_bytes
+from pipeline.crops import cut_square
 from pipeline.histogram import losses_svg
+from pipeline.reading import read_image_bytes
 from pipeline.report_text import (
     describe_flags,
     describe_losses,
@@ -127,8 +128,13 @@ def order_worst_first(rows: pd.DataFrame) -> pd.DataFrame:
     return ordered.drop(columns=["worst", "loss"])
 
 
-def remake_exemplar(row: dict[str, Any], root: str) -> bytes:
+def remake_exemplar(row: dict[str, Any], root: str, *, allow_outside_root: bool = False) -> bytes:
     """The exemplar of a row as PNG, cut again from its source file.
+
+    Args:
+        row: Of the run's metrics.
+        root: Of the paths, as in `run.json`.
+        allow_outside_root: Whether the run took paths that leave the root.
 
     Raises:
         ImageError: The file is missing, cannot be read, or is not the one that the row was made
@@ -137,7 +143,7 @@ def remake_exemplar(row: dict[str, Any], root: str) -> bytes:
     box = [row[name] for name in ("crop_left", "crop_top", "crop_side", "width")]
     if any(value is None for value in box):
         raise ImageError("the row does not say what was cut")
-    data = read_image_bytes(row["path"], root)
+    data = read_image_bytes(row["path"], root, allow_outside_root=allow_outside_root)
     if hashlib.sha256(data).hexdigest() != row["exemplar_sha256"]:
         raise ImageError("the source file has changed since the run")
     left, top, side, size = map(int, box)
@@ -170,7 +176,7 @@ def _page_values(run: RunDirectory, record: RunRecord, rows: Rows, limit: int) -
         "threshold": describe_threshold(record, ok),
         "histogram": Markup(histogram),  # noqa: S704 - drawn from numbers only
         "losses": describe_losses(ok),
-        "exemplars": _exemplars(rows, record.root),
+        "exemplars": _exemplars(rows, record),
         "several_crops": bool((rows.all["crop"] > 0).any()),
         "textures": len(ok),
         "failed": _records(failed.head(limit)),
@@ -180,14 +186,16 @@ def _page_values(run: RunDirectory, record: RunRecord, rows: Rows, limit: int) -
     }
 
 
-def _exemplars(rows: Rows, root: str) -> Iterator[Exemplar]:
+def _exemplars(rows: Rows, record: RunRecord) -> Iterator[Exemplar]:
+    outside = record.config.get("allow_outside_root") is True
     for _, group in rows.shown.groupby(["exemplar_id", "crop"], sort=False):
         textures = _records(group)
         for row in textures:
             row["image"] = _data_uri(rows.pngs[row["task_id"]])
         image, problem = None, ""
         try:
-            image = _data_uri(remake_exemplar(textures[0], root))
+            png = remake_exemplar(textures[0], record.root, allow_outside_root=outside)
+            image = _data_uri(png)
         except ImageError as error:
             problem = str(error)
         yield Exemplar(textures[0], textures, image, problem)

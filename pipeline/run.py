@@ -97,7 +97,13 @@ def run_manifest(manifest_path: Path, out: Path, config: RunConfig, console: Con
     _refuse_other_folder(run)
     _require_device(config)
     reserved = RESERVED_COLUMNS.union(PREPARED.names)
-    manifest = load_manifest(manifest_path, root=config.root, limit=config.limit, reserved=reserved)
+    manifest = load_manifest(
+        manifest_path,
+        root=config.root,
+        allow_outside_root=config.allow_outside_root,
+        limit=config.limit,
+        reserved=reserved,
+    )
     tasks = expand_tasks(
         manifest.table, crops=config.crops, variations=config.variations, seed=config.seed
     )

@@ -4,13 +4,14 @@ Vectorised, so that millions of rows never become Python objects. Problems are r
 not raised, so that a file's problems can be reported all at once.
 """
 
-import posixpath
 from collections.abc import Callable, Collection
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from pipeline.reading import OUTSIDE_FLAG, find_escape
 
 REQUIRED_COLUMNS = ("exemplar_id", "path")
 # DTD publishes ten partitions of its images into train, val and test.
@@ -23,6 +24,8 @@ MANIFEST_COLUMNS = (*TEXT_COLUMNS, *SIZE_COLUMNS)
 MAX_ID_BYTES = 200
 # Control characters (Unicode Cc), slashes, white space at an end.
 UNUSABLE_ID = r"[\x00-\x1f\x7f-\x9f/\\]|^\s|\s$"
+# Any text in which `find_escape` can find something; all other paths stay below any root.
+SUSPECT_PATH = r"\.\.|:|^[/\\]|[%?#\x00-\x1f\x7f]"
 MAX_ROWS_PER_PROBLEM = 20
 
 RowNumbers = NDArray[np.int64]
@@ -65,18 +68,19 @@ def conform_columns(
     return table, problems
 
 
-def find_row_problems(table: pa.Table, rows: RowNumbers) -> list[str]:
+def find_row_problems(table: pa.Table, rows: RowNumbers, *, root: str | None) -> list[str]:
     """List rows with empty, unusable or repeated ids, bad paths or bad checksums.
 
     Args:
         table: what `conform_columns` returned; absent columns are not checked.
         rows: the number that each row is reported by.
+        root: what paths must not leave, a folder or a URI; None lets them.
     """
     problems: list[str] = []
     if "exemplar_id" in table.column_names:
         problems += _find_id_problems(table.column("exemplar_id"), rows)
     if "path" in table.column_names:
-        problems += _find_path_problems(table.column("path"), rows)
+        problems += _find_path_problems(table.column("path"), rows, root)
     if "sha256" in table.column_names:
         checksums = table.column("sha256")
         bad = _is_true(pc.invert(pc.match_substring_regex(checksums, "^[0-9a-f]{64}$")))
@@ -166,23 +170,25 @@ def _find_id_problems(ids: pa.ChunkedArray, rows: RowNumbers) -> list[str]:
     ]
 
 
-def _find_path_problems(paths: pa.ChunkedArray, rows: RowNumbers) -> list[str]:
-    local = ~_is_true(pc.match_substring(paths, "://"))
-    absolute = local & _is_true(pc.match_substring_regex(paths, r"^(/|[A-Za-z]:[/\\])"))
-    leaves = np.zeros(len(paths), np.bool_)
-    for i in np.flatnonzero(local & ~absolute & _is_true(pc.match_substring(paths, ".."))):
-        leaves[i] = posixpath.normpath(paths[i].as_py()).split("/")[0] == ".."
+def _find_path_problems(paths: pa.ChunkedArray, rows: RowNumbers, root: str | None) -> list[str]:
+    empty = _is_empty(paths)
+    escapes: dict[int, str] = {}
+    if root is not None:
+        suspects = _is_true(pc.match_substring_regex(paths, SUSPECT_PATH)) & ~empty
+        found = ((int(i), find_escape(paths[i].as_py(), root)) for i in np.flatnonzero(suspects))
+        escapes = {i: escape for i, escape in found if escape}
+    leaving = np.zeros(len(paths), np.bool_)
+    leaving[list(escapes)] = True
     return [
-        *list_rows(_is_empty(paths), rows, lambda i: "path is empty"),
+        *list_rows(empty, rows, lambda i: "path is empty"),
         *list_rows(
-            absolute,
+            leaving,
             rows,
             lambda i: (
-                f"path {paths[i].as_py()!r} is absolute, expected one relative to the root "
-                "or a URI such as file:///..."
+                f"path {paths[i].as_py()!r} {escapes[i]}, expected one below the root, "
+                f"or {OUTSIDE_FLAG}"
             ),
         ),
-        *list_rows(leaves, rows, lambda i: f"path {paths[i].as_py()!r} leaves the root"),
     ]
 
 

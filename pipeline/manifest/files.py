@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from pipeline.manifest.checks import RowNumbers, conform_columns, find_row_problems, list_rows
+from pipeline.reading import OUTSIDE_FLAG
 from pipeline.rundir import atomic_path
 
 
@@ -42,6 +44,7 @@ def load_manifest(
     path: str | os.PathLike[str],
     *,
     root: str | os.PathLike[str] | None = None,
+    allow_outside_root: bool = False,
     limit: int | None = None,
     reserved: Collection[str] = (),
 ) -> Manifest:
@@ -54,6 +57,8 @@ def load_manifest(
     Args:
         path: a `.csv` or `.parquet` file.
         root: what relative paths start from, a folder or a URI; the manifest's folder by default.
+        allow_outside_root: take paths that leave the root: absolute, with "..", or URIs of another
+            place. Links are followed, and refused, when an image is read.
         limit: keep the first `limit` rows. The whole file is checked all the same.
         reserved: names that a column outside `MANIFEST_COLUMNS` must not have.
 
@@ -63,16 +68,14 @@ def load_manifest(
     path = Path(path)
     if limit is not None and limit < 1:
         raise ManifestError(f"limit {limit}: expected at least 1")
-    base = str(path.parent) if root is None else os.fspath(root)
+    base = _absolute_root(path.parent if root is None else root)
     table, rows, problems = _read_table(path)
     table, column_problems = conform_columns(table, rows, reserved)
-    problems += column_problems + find_row_problems(table, rows)
+    problems += column_problems
+    problems += find_row_problems(table, rows, root=None if allow_outside_root else base)
     if not len(rows) and not problems:
         problems.append("no rows, expected at least one exemplar")
-    if "://" not in base:
-        base = str(Path(base).absolute())
-        if not Path(base).is_dir():
-            problems.append(f"root '{base}' is not a folder")
+    problems += _find_root_problems(base, allow_outside_root)
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
         raise ManifestError(f"manifest '{path}' cannot be used:\n{listing}")
@@ -104,6 +107,19 @@ def manifest_format(path: str | os.PathLike[str]) -> Literal["csv", "parquet"]:
             return "parquet"
         case other:
             raise ManifestError(f"manifest '{path}': suffix '{other}', expected .csv or .parquet")
+
+
+def _absolute_root(root: str | os.PathLike[str]) -> str:
+    text = os.fspath(root)
+    return text if "://" in text else str(Path(text).absolute())
+
+
+def _find_root_problems(root: str, allow_outside_root: bool) -> list[str]:
+    if "://" not in root:
+        return [] if Path(root).is_dir() else [f"root '{root}' is not a folder"]
+    if not allow_outside_root and re.search("[?#]", root):
+        return [f"root '{root}' has '?' or '#', where paths end; expected none, or {OUTSIDE_FLAG}"]
+    return []
 
 
 def _read_table(path: Path) -> tuple[pa.Table, RowNumbers, list[str]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.crops import prepare_crop, read_image_bytes
+from pipeline.crops import prepare_crop
 from texsynth.decoding import IMAGE_FORMATS, ImageError, image_suffixes, load_image
 
 GRAY = np.linspace(0, 255, 12).round().astype(np.uint8).reshape(3, 4)
@@ -329,33 +329,6 @@ def test_random_crops_of_small_images_move_along_the_long_side():
 def test_arguments_out_of_range(arguments):
     with pytest.raises(ValueError, match="expected at least"):
         prepare_crop(encode(ramp(9, 9)), **arguments)
-
-
-def test_reading(tmp_path):
-    (tmp_path / "a b.png").write_bytes(b"content")
-    root = str(tmp_path)
-    assert read_image_bytes("a b.png", root) == b"content"
-    assert read_image_bytes(f"{root}/a b.png") == b"content"
-    assert read_image_bytes((tmp_path / "a b.png").as_uri(), "elsewhere") == b"content"
-    assert read_image_bytes("a b.png", f"file://{root}/") == b"content"
-
-
-def test_reading_a_file_system_of_fsspec():
-    fsspec = pytest.importorskip("fsspec")
-    with fsspec.open("memory://bucket/a.png", "wb") as file:
-        file.write(b"content")
-    assert read_image_bytes("a.png", "memory://bucket") == b"content"
-
-
-def test_reading_fails_with_the_place(tmp_path):
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "folder").mkdir()
-    root = str(tmp_path)
-    with pytest.raises(ImageError, match=r"empty\.png' is empty"):
-        read_image_bytes("empty.png", root)
-    for path in ("absent.png", "folder", "nul\0.png", f"file://{root}/absent.png", "no-such://x/y"):
-        with pytest.raises(ImageError, match="cannot be read"):
-            read_image_bytes(path, root)
 
 
 @pytest.mark.shared

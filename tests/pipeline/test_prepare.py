@@ -70,9 +70,9 @@ def test_an_image_is_read_once_for_all_its_variations_and_cut_once_per_crop(
     reads: list[str] = []
     original = pipeline.prepare.read_image_bytes
 
-    def counted(path: str, root: str) -> bytes:
+    def counted(path: str, root: str, **options: Any) -> bytes:
         reads.append(path)
-        return original(path, root)
+        return original(path, root, **options)
 
     monkeypatch.setattr(pipeline.prepare, "read_image_bytes", counted)
     config = quick_config(crop="random", crops=2, variations=3)
@@ -96,7 +96,7 @@ def test_two_exemplars_of_one_file_keep_their_own_errors_and_checksums(
 def test_an_unforeseen_error_is_recorded_with_its_traceback(
     make_manifest: Callable[..., Path], quick_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: Any) -> bytes:
+    def fail(*args: Any, **options: Any) -> bytes:
         raise ZeroDivisionError("decoder defect")
 
     monkeypatch.setattr(pipeline.prepare, "read_image_bytes", fail)
