@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 DEFAULT_MAX_PIXELS = 100_000_000
 # Only raster formats: Pillow would start Ghostscript for an EPS file. TGA is last, because it has
@@ -52,8 +52,9 @@ def load_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
 
     Args:
         data: the file's bytes.
-        max_pixels: a larger image is refused by its header, before it is decoded. Pillow's own
-            limit, about 179 million, always holds too.
+        max_pixels: a larger image, or a TIFF with larger tiles, is refused by its header, before it
+            is decoded. Pillow's own limit, about 179 million, always holds too. An AVIF file can
+            hold a frame larger than its header says: the limit there is the decoder's, 268 million.
 
     Raises:
         ImageError: empty, truncated or damaged data, no known format, or too many pixels.
@@ -65,6 +66,8 @@ def load_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(f"image of {width}x{height} px: expected at most {max_pixels} pixels")
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _refuse_large_tiles(data, image.tag_v2.offset, max_pixels)
         image.load()
         return convert_rgb(_orient(image))
     except ImageError:
@@ -101,6 +104,37 @@ def _without_warnings() -> Iterator[None]:
 def _open(data: bytes) -> Image.Image:
     with _without_warnings():
         return Image.open(io.BytesIO(data), formats=_formats())
+
+
+def _refuse_large_tiles(data: bytes, offset: int, max_pixels: int) -> None:
+    """Refuse tiles of a TIFF above the limit: libtiff makes room for a whole one, however small.
+
+    Args:
+        data: the file's bytes.
+        offset: where the directory begins. It is read here, because releases of Pillow differ in
+            the value that they keep of a repeated tag.
+        max_pixels: of a tile.
+
+    Raises:
+        ImageError: for a larger tile, or a size that is no number.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    big = 43 in data[2:4]
+    count_format, entry_format = ("Q", "HHQ8s") if big else ("H", "HHI4s")
+    (entries,) = struct.unpack_from(order + count_format, data, offset)
+    start = offset + struct.calcsize(order + count_format)
+    step = struct.calcsize(order + entry_format)
+    largest = {TiffImagePlugin.TILEWIDTH: 1, TiffImagePlugin.TILELENGTH: 1}
+    for position in range(start, min(start + entries * step, len(data) - step + 1), step):
+        tag, kind, _, value = struct.unpack_from(order + entry_format, data, position)
+        if tag in largest:
+            number = {1: "B", 3: "H", 4: "I"} | ({16: "Q"} if big else {})
+            if kind not in number:
+                raise ImageError(f"TIFF tag {tag} has type {kind}: expected a whole number")
+            largest[tag] = max(largest[tag], struct.unpack_from(order + number[kind], value)[0])
+    width, height = largest.values()
+    if width * height > max_pixels:
+        raise ImageError(f"tiles of {width}x{height} px: expected at most {max_pixels} pixels")
 
 
 def _orient(image: Image.Image) -> Image.Image:
