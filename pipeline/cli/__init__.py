@@ -34,6 +34,11 @@ app.command(
     help="Synthesise the textures of a manifest into a run directory, or go on with it.",
 )
 app.command(
+    "pipeline.cli.plan:plan",
+    name="plan",
+    help="Say what a run would cost: tasks, evaluations, memory, disk, hours.",
+)
+app.command(
     "pipeline.cli.report:report",
     name="report",
     help="Write a contact sheet of a run, worst textures first.",

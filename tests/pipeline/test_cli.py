@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -41,7 +42,7 @@ def quick(weights_file: Path) -> list[str]:
     return options.split()
 
 
-@pytest.mark.parametrize("command", ["run", "synthesize", "report", "manifest", "demo"])
+@pytest.mark.parametrize("command", ["run", "plan", "synthesize", "report", "manifest", "demo"])
 def test_help_names_every_option_in_plain_words(call: Call, command: str) -> None:
     code, out, _ = call(command, "--help")
     assert code == 0
@@ -58,7 +59,7 @@ def test_the_version_and_the_list_of_commands(call: Call) -> None:
     assert call("--version")[1].strip()[0].isdigit()
     code, out, _ = call()
     assert code == 0
-    for command in ("manifest", "run", "report", "synthesize", "demo", "weights", "config"):
+    for command in ("manifest", "run", "plan", "report", "synthesize", "demo", "weights", "config"):
         assert f" {command} " in out
 
 
@@ -97,6 +98,11 @@ def test_from_images_to_report(call: Call, quick: list[str], tmp_path: Path) -> 
         (["run", "m.csv", "--out", "r", "--set", "x=1"], "unknown setting x; known: "),
         (["run", "m.csv", "--out", "r"], "manifest 'm.csv': no such file"),
         (["run", "m.csv", "--out", "r", "--config", "no.yaml"], "config file 'no.yaml'"),
+        (["plan"], "MANIFEST"),
+        (["plan", "m.csv", "--banana"], "Unknown option: --banana"),
+        (["plan", "m.csv", "--size", "3"], "size is '3': input should be greater"),
+        (["plan", "m.csv", "--set", "x=1"], "unknown setting x; known: "),
+        (["plan", "m.csv"], "manifest 'm.csv': no such file"),
         (["synthesize", "--out", "r"], "no image given"),
         (["synthesize", "no.png", "--out", "r"], "images ['no.png']: no such file"),
         (["report", "r"], "'r' is no run directory"),
@@ -130,6 +136,45 @@ def test_a_defect_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("pipeline.cli.weights.cache_directory", fail)
     with pytest.raises(ZeroDivisionError):
         call("weights", "list")
+
+
+def test_a_plan_says_what_a_run_would_cost(
+    call: Call, make_manifest: Callable[..., Path], quick: list[str], tmp_path: Path
+) -> None:
+    manifest, out = make_manifest(["a", "b", "c"]), tmp_path / "r"
+    assert call("run", manifest, "--out", out, *quick)[0] == 0
+    arguments = [manifest, *quick, "--out", out, "--variations", "2"]
+    code, text, err = call("plan", *arguments)
+    assert (code, err) == (0, "")
+    for part in (
+        "3 exemplars x 1 crop x 2 variations = 6, in 1 category; 3 done, 3 left\n",
+        "at most 5 of full size per task (5 at 32 px), 15 in all; a plateau ends a task earlier\n",
+        "lanes: 4 per actor, ",
+        " of physical memory\n",
+        "disk: 9 KiB, 3 KiB per texture",
+        "speed (estimate; cpu, threads: ",
+        " textures per device hour\n",
+        " device hours, ",
+        " hours with 1 actor on this machine's cores\n",
+    ):
+        assert part in text
+    assert "scaled by area" not in text
+    assert "warning" not in text
+    assert "warning: more lanes than fit" in call("plan", *arguments, "--lanes", "1000000")[1]
+    code, text, err = call("plan", *arguments, "--json")
+    assert (code, err) == (0, "")
+    planned = json.loads(text)
+    assert (planned["tasks"], planned["tasks_done"], planned["tasks_left"]) == (6, 3, 3)
+    assert planned["evaluations_total"] == 3 * planned["evaluations_per_task"]
+    assert planned["output_bytes_total"] == 3 * planned["output_bytes_per_task"]
+    assert planned["levels"][0].keys() == {
+        "side_px",
+        "evaluations_per_task",
+        "device_s_per_evaluation",
+        "measured_at_px",
+    }
+    hours = 3 * planned["device_s_per_task"] / 3600
+    assert planned["device_hours_total"] == pytest.approx(hours)
 
 
 @pytest.mark.parametrize("preset", ["default", "reference"])
