@@ -5,16 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from rich.console import Console
+import pyarrow.compute as pc
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+from pipeline.attempts import load_attempts, running_here
 from pipeline.rundir import RunDirectory
+from pipeline.runlog import TASK_COLUMNS, RunLog
+from pipeline.session import load_session
+from pipeline.tail import ShardTail
+from pipeline.terminal import duration, first_line, visible
 
 POLL_SECONDS = 1.0
 PLAIN_LINE_SECONDS = 10.0
@@ -28,14 +34,21 @@ class RunProgress:
         run: the run directory.
         total: tasks that this attempt is to do.
         console: where to; a terminal gets a bar, anything else lines.
+        log: gets a line for every row, and for every shard that cannot be read.
     """
 
-    def __init__(self, run: RunDirectory, total: int, console: Console) -> None:
+    def __init__(
+        self, run: RunDirectory, total: int, console: Console, log: RunLog | None = None
+    ) -> None:
         self._run = run
         self._total = total
         self._console = console
-        self._seen: set[Path] = set(run.shards.glob("part-*.parquet"))
+        self._log = log
+        self._tail = ShardTail(run, TASK_COLUMNS, skip_present=True)
+        self._problems_logged = 0
         self._statuses: Counter[str] = Counter()
+        self._last_error = ""
+        self._in_flight = 0
         self._begun = time.monotonic()
         self._printed = self._begun
         self._printed_done = 0
@@ -43,10 +56,11 @@ class RunProgress:
         self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
         self._bar = _make_bar(console) if console.is_terminal else None
         self._bar_task = self._bar.add_task("", total=total, text="") if self._bar else None
+        self._live = Live(console=console, get_renderable=self._view) if self._bar else None
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
+        if self._live:
+            self._live.start()
         self._thread.start()
         return self
 
@@ -60,8 +74,8 @@ class RunProgress:
         self._thread.join()
         self._count()
         self._show(last=True)
-        if self._bar:
-            self._bar.stop()
+        if self._live:
+            self._live.stop()
 
     def describe(self) -> str:
         """Tasks done and failed, textures per minute, time left."""
@@ -70,7 +84,7 @@ class RunProgress:
         rate = self._statuses["ok"] / minutes if minutes else 0.0
         text = f"{done - self._statuses['ok']} failed, {rate:.1f} textures/min"
         if 0 < done < self._total:
-            text += f", about {_duration(60 * minutes / done * (self._total - done))} left"
+            text += f", about {duration(60 * minutes / done * (self._total - done))} left"
         return text
 
     def _watch(self) -> None:
@@ -79,19 +93,22 @@ class RunProgress:
             self._show(last=False)
 
     def _count(self) -> None:
-        """Read the statuses in shards that have appeared since the last look."""
-        for path in set(self._run.shards.glob("part-*.parquet")) - self._seen:
-            try:
-                statuses = pq.read_table(path, columns=["status"])["status"].to_pylist()
-            except (OSError, pa.ArrowInvalid):
-                # Not ours to judge: the end of the run names files that cannot be read.
-                statuses = []
-            self._seen.add(path)
-            self._statuses.update(statuses)
+        """Read the shards that have appeared since the last look."""
+        rows = self._tail.new_rows()
+        self._statuses.update(rows["status"].to_pylist())
+        failed = rows.filter(pc.is_valid(rows["error"]))
+        if len(failed):
+            self._last_error = _error_line(failed)
+        if self._log:
+            self._log.task_events(rows)
+            for problem in self._tail.problems[self._problems_logged :]:
+                self._log.event("problem", path=str(problem.path), reason=problem.reason)
+            self._problems_logged = len(self._tail.problems)
 
     def _show(self, *, last: bool) -> None:
         done = self._statuses.total()
         if self._bar and self._bar_task is not None:
+            self._in_flight = 0 if last else _count_in_flight(self._run)
             self._bar.update(self._bar_task, completed=done, text=self.describe())
         elif self._is_line_due(done, last=last):
             self._printed, self._printed_done = time.monotonic(), done
@@ -101,6 +118,24 @@ class RunProgress:
         if last:
             return done > self._printed_done
         return time.monotonic() - self._printed >= PLAIN_LINE_SECONDS
+
+    def _view(self) -> Group:
+        """What a terminal shows: the bar, then what is at work, then what went wrong last."""
+        lines = [f"{self._in_flight} in flight"] if self._in_flight else []
+        lines += [f"last error: {self._last_error}"] if self._last_error else []
+        shown = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+        return Group(*([self._bar] if self._bar else []), *shown)
+
+
+def _count_in_flight(run: RunDirectory) -> int:
+    session = load_session(run)
+    attempts, _ = load_attempts(run)
+    return len(running_here(attempts.values(), session.id)) if session else 0
+
+
+def _error_line(failed: pa.Table) -> str:
+    row = failed.slice(len(failed) - 1).to_pylist()[0]
+    return visible(f"{row['task_id']}: {row['error_type']}: {first_line(row['error'])}")
 
 
 def _make_bar(console: Console) -> Progress:
@@ -112,11 +147,3 @@ def _make_bar(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from collections.abc import Callable
 
@@ -9,8 +10,11 @@ import pytest
 from rich.console import Console
 
 import pipeline.progress
+from pipeline.attempts import AttemptFile
 from pipeline.progress import RunProgress
 from pipeline.rundir import RunDirectory
+from pipeline.runlog import RunLog
+from pipeline.session import hold_run
 from pipeline.shards import commit_rows
 
 MakeTable = Callable[..., pa.Table]
@@ -19,6 +23,13 @@ MakeTable = Callable[..., pa.Table]
 def console(terminal: bool = False) -> tuple[Console, io.StringIO]:
     file = io.StringIO()
     return Console(file=file, force_terminal=terminal, width=100), file
+
+
+def wait_for(text: str, file: io.StringIO) -> None:
+    deadline = time.monotonic() + 20
+    while text not in file.getvalue():
+        assert time.monotonic() < deadline, file.getvalue()
+        time.sleep(0.01)
 
 
 def test_plain_lines_count_what_is_committed_in_this_run(
@@ -65,8 +76,33 @@ def test_a_terminal_gets_a_bar(run: RunDirectory, make_table: MakeTable) -> None
     assert "textures/min" in file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.4, "3 s"), (62, "1 min 2 s"), (3661, "1 h 1 min"), (59.9, "1 min 0 s")]
-)
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert pipeline.progress._duration(seconds) == text
+def test_a_terminal_shows_what_is_at_work_and_what_went_wrong_last(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.progress, "POLL_SECONDS", 0.01)
+    out, file = console(terminal=True)
+    with hold_run(run) as session, RunProgress(run, 4, out):
+        attempts = AttemptFile(run, session.id)
+        attempts.begin({"a": 1, "b": 1})
+        wait_for("2 in flight", file)
+        commit_rows(run, make_table(["a"], status="failed", error_type="E", error="\x1b[2J\nmore"))
+        wait_for(r"last error: a: E: \x1b[2J", file)
+        attempts.end(["a", "b"])
+    assert "\x1b[2J" not in file.getvalue()
+
+
+def test_every_row_and_every_unreadable_shard_is_logged_once(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.progress, "POLL_SECONDS", 0.01)
+    commit_rows(run, make_table(["before"]))
+    out, _ = console()
+    with RunProgress(run, 2, out, RunLog(run)):
+        commit_rows(run, make_table(["a"]))
+        (run.shards / "part-0.parquet").write_bytes(b"no parquet")
+        time.sleep(0.1)
+        commit_rows(run, make_table(["b"]))
+    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    assert sorted(line["task_id"] for line in lines if line["event"] == "task") == ["a", "b"]
+    (problem,) = [line for line in lines if line["event"] == "problem"]
+    assert problem["path"].endswith("part-0.parquet")

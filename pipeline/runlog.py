@@ -1,0 +1,142 @@
+"""The log of a run: one JSON object per line in `log.jsonl`, for people and for their tools.
+
+Every line begins with `time` (ISO 8601, UTC) and `event`; the others depend on the event:
+
+* `session_begun`: session, host, pid, pending, done_before, weights, versions
+* `task`, once its row is committed: the columns TASK_COLUMNS; of `error` the first line
+* `problem`, a file that cannot be read: path, reason
+* `session_stopped`: session, signal; `session_ended`: session
+* `finalized`: rows, missing
+
+Control and other non-ASCII characters are escaped: the log can be shown on a terminal as it is.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+
+from pipeline.rundir import RunDirectory
+from pipeline.terminal import first_line
+
+TASK_COLUMNS = (
+    "task_id",
+    "status",
+    "attempts",
+    "error_type",
+    "error",
+    "float_loss",
+    "delivered_loss",
+    "evaluations",
+    "seconds",
+    "stop_reason",
+    "device",
+)
+"""Of a row, in the line of its task."""
+ERROR_LENGTH = 500
+"""Characters of an error in the log; the row has the whole."""
+TAIL_BYTES = 65_536
+"""How far from its end a log is searched."""
+
+
+class RunLog:
+    """Appends lines to the log of a run.
+
+    A line that cannot be written is lost: a full disk stops a run that cannot commit its rows, and
+    its log does not stop it before that. The first such error is shown, once.
+
+    Args:
+        run: The run directory, which exists.
+        console: Where the error is shown; standard error if not given.
+    """
+
+    def __init__(self, run: RunDirectory, console: Console | None = None) -> None:
+        self._path = run.log
+        self._console = console or Console(stderr=True)
+        self._failed = False
+
+    def event(self, name: str, /, **values: Any) -> None:
+        """Append one line.
+
+        Args:
+            name: Of the event.
+            values: Of the line; numbers that are not finite become null, and what has no JSON form
+                its text.
+        """
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": name, **_finite(values)}, default=str)
+        try:
+            self._append(line.encode() + b"\n")
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                self._console.print(
+                    f"the log {self._path} cannot be written, the run goes on: {error}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
+
+    def task_events(self, rows: pa.Table) -> None:
+        """Append one line per row.
+
+        Args:
+            rows: Committed rows; the columns TASK_COLUMNS.
+        """
+        for row in rows.select(TASK_COLUMNS).to_pylist():
+            error = row["error"]
+            row["error"] = None if error is None else first_line(error)[:ERROR_LENGTH]
+            self.event("task", **row)
+
+    def _append(self, line: bytes) -> None:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            end = os.fstat(descriptor).st_size
+            # The end of a line that a crash, or a full disk, has cut.
+            if end and os.pread(descriptor, 1, end - 1) != b"\n":
+                line = b"\n" + line
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def load_last_event(run: RunDirectory, prefix: str) -> dict[str, Any] | None:
+    """The last line whose event begins with `prefix`; None if the end of the log has none.
+
+    Args:
+        run: The run directory.
+        prefix: As `session_`.
+    """
+    try:
+        with run.log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            lines = file.read(TAIL_BYTES).split(b"\n")
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(values, dict) and str(values.get("event", "")).startswith(prefix):
+            return values
+    return None
+
+
+def _finite(value: Any) -> Any:
+    """The same value with null in place of numbers that JSON lacks."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

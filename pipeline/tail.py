@@ -1,0 +1,86 @@
+"""Rows as they are committed: what has appeared in `shards/` since the last look."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.committed import FileProblem, UnreadableFileError, open_parquet
+from pipeline.rundir import RunDirectory
+from pipeline.schema import SCHEMA_VERSION, VERSION_KEY, SchemaError, row_schema
+
+
+class ShardTail:
+    """Reads every shard once, when it has appeared.
+
+    Args:
+        run: The run directory; its `shards` folder may be missing.
+        columns: Names of fixed columns of a row.
+        skip_present: Shards that are there already count as read.
+
+    Attributes:
+        problems: The shards that could not be read, in the order in which they were met; they are
+            passed over from then on.
+    """
+
+    def __init__(
+        self, run: RunDirectory, columns: Sequence[str], *, skip_present: bool = False
+    ) -> None:
+        self._run = run
+        self._columns = tuple(columns)
+        self._seen: set[Path] = set(self._list()) if skip_present else set()
+        self.problems: list[FileProblem] = []
+
+    def new_rows(self) -> pa.Table:
+        """The rows of the shards that have appeared since the last call; the columns asked for.
+
+        A task that was done twice has two rows. A shard that a finalize removes before it was read
+        is passed over.
+        """
+        tables = [_empty(self._columns)]
+        for path in sorted(set(self._list()) - self._seen):
+            try:
+                tables.append(read_row_columns(path, self._columns))
+            except FileNotFoundError:
+                continue
+            except UnreadableFileError as error:
+                self.problems.append(error.problem)
+            self._seen.add(path)
+        return pa.concat_tables(tables)
+
+    def _list(self) -> list[Path]:
+        return list(self._run.shards.glob("*.parquet"))
+
+
+def read_row_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Some fixed columns of all rows of a file of a run, `metrics.parquet` included.
+
+    Args:
+        path: A Parquet file of rows of this schema version.
+        columns: Names of fixed columns; none gives a table that only has a length.
+
+    Raises:
+        UnreadableFileError: It is no regular file, no Parquet, damaged, or not ours.
+        FileNotFoundError: There is no such file (any more).
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableFileError(FileProblem(path, "no regular file"))
+    expected = _empty(columns).schema
+    with open_parquet(path) as file:
+        version = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
+        if version != str(SCHEMA_VERSION).encode():
+            raise SchemaError(f"schema version: got {version!r}, expected {SCHEMA_VERSION}")
+        table = file.read(list(columns), use_threads=False).replace_schema_metadata()
+        if table.schema != expected:
+            got = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+            raise SchemaError(f"columns: got {got or 'none'}, expected {', '.join(columns)}")
+        table.validate(full=True)
+    return table
+
+
+def _empty(columns: Sequence[str]) -> pa.Table:
+    schema = row_schema()
+    return pa.schema([schema.field(name) for name in columns]).empty_table()
