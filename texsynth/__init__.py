@@ -7,11 +7,13 @@ from texsynth.checkpoints import WeightsError
 from texsynth.config import ConfigError, LBFGSConfig, SynthesisConfig
 from texsynth.features import TapError, TextureNetwork
 from texsynth.images import load_exemplar
-from texsynth.lanes import CurvePoint
 from texsynth.objective import LossTerms, TextureObjective
 from texsynth.quality import chroma_noise, displacement_score, layout_correlation
-from texsynth.synthesis import Progress, ReferenceLoss, SynthesisResult, synthesize
+from texsynth.results import ReferenceLoss, SynthesisResult
+from texsynth.scheduler import Progress, Synthesis
+from texsynth.synthesis import prepare_synthesis, synthesize
 from texsynth.synthesizer import TextureSynthesizer
+from texsynth.tasks import CurvePoint, TaskCheckpoint
 from texsynth.weights import load_network
 
 __version__ = "0.1.0"
@@ -23,9 +25,11 @@ __all__ = [
     "LossTerms",
     "Progress",
     "ReferenceLoss",
+    "Synthesis",
     "SynthesisConfig",
     "SynthesisResult",
     "TapError",
+    "TaskCheckpoint",
     "TextureNetwork",
     "TextureObjective",
     "TextureSynthesizer",
@@ -36,5 +40,6 @@ __all__ = [
     "layout_correlation",
     "load_exemplar",
     "load_network",
+    "prepare_synthesis",
     "synthesize",
 ]

@@ -5,97 +5,43 @@ A lane whose task has ended is refilled in place, or dropped when nothing waits.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
 from texsynth.images import resize
 from texsynth.lbfgs import LBFGSState, lbfgs_init, lbfgs_replace, lbfgs_select, lbfgs_step
 from texsynth.objective import TextureObjective
-
-StopReason = Literal["plateau", "budget", "time_limit", "diverged"]
+from texsynth.precision import exact_arithmetic
+from texsynth.shapes import Images
+from texsynth.tasks import StopReason, Task, TaskCheckpoint
 
 READ_INTERVAL = 10
 """Evaluations of a lane between two looks at its loss; the device is waited for only then."""
-CURVE_POINTS = 64
-"""Points that a loss curve keeps at most."""
-
-
-class CurvePoint(NamedTuple):
-    """One point of a loss curve.
-
-    Args:
-        evaluations: spent so far, in evaluations at full size.
-        loss: of the objective minimised at that moment.
-        side: shorter side of the level, px; losses of different sides are not compared.
-    """
-
-    evaluations: float
-    loss: float
-    side: int
-
-
-@dataclass(eq=False)
-class Task:
-    """One texture in the making, on its way through the levels.
-
-    Args:
-        index: its number among the caller's exemplars.
-        exemplar: [3, H, W] at full size.
-        image: [3, h, w], of the level before; the start image at first.
-        budget: evaluations at full size that may be spent in all.
-        spent: evaluations at full size spent so far.
-        seconds: wall-clock time on a lane so far, which the lanes beside it shared.
-        resumed_at_s: `seconds` when it last went on; the time limit counts from there.
-    """
-
-    index: int
-    exemplar: Tensor
-    image: Tensor
-    budget: float
-    spent: float = 0.0
-    iterations: int = 0
-    seconds: float = 0.0
-    resumed_at_s: float = 0.0
-    objective_loss: float = math.inf
-    objective_taps: tuple[str, ...] = ()
-    stop_reason: StopReason | None = None
-    curve: list[CurvePoint] = field(default_factory=list)
-
-    def record(self, loss: float, side: int) -> None:
-        """Add a point to the curve; at too many, drop one where they lie closest, never an end."""
-        self.curve.append(CurvePoint(self.spent, loss, side))
-        if len(self.curve) > CURVE_POINTS:
-            spent = [point.evaluations for point in self.curve]
-            gaps = [after - before for before, after in zip(spent, spent[2:], strict=False)]
-            del self.curve[1 + gaps.index(min(gaps))]
 
 
 @dataclass(eq=False)
 class _Lane:
-    """A task at this level, how many evaluations it may spend here, and what was seen of it."""
+    """A task at this level and how many evaluations it may spend here in all."""
 
     task: Task
     limit: int
-    evaluations: int = 0
     iterations: int = 0
-    best: list[tuple[int, float]] = field(default_factory=list)
     ended: bool = False
 
     @property
     def next_reading(self) -> int:
         """Evaluations at which it is looked at next: its own, so that no neighbour moves them."""
-        if self.evaluations == 0:
+        evaluations = self.task.level_evaluations
+        if evaluations == 0:
             return 1
-        return min(self.limit, (self.evaluations // READ_INTERVAL + 1) * READ_INTERVAL)
+        return min(self.limit, (evaluations // READ_INTERVAL + 1) * READ_INTERVAL)
 
 
 class LaneBatch:
@@ -135,20 +81,20 @@ class LaneBatch:
     def admit(self, tasks: Sequence[Task]) -> None:
         """Put tasks onto an empty batch, or onto lanes whose tasks have ended.
 
-        Each starts from its own image, resized to this level, and gets as many evaluations here
-        as at each finer level.
+        Each starts from its own image, resized to this level, without history, and gets as many
+        evaluations here as at each finer level, those included that it has already had here.
 
         Raises:
             ValueError: if there are more tasks than free lanes.
         """
         device = self._network.device
         exemplars = torch.stack([task.exemplar for task in tasks]).to(device)
-        images = torch.stack([task.image for task in tasks]).to(device)
         exemplars = resize(exemplars, *self._size)
+        images = [resize(task.image[None].to(device), *self._size) for task in tasks]
         with exact_arithmetic():
             objective = TextureObjective(self._network, exemplars, self._config)
-        state = lbfgs_init(resize(images, *self._size), self._config.optimizer)
-        lanes = [_Lane(task, self._share(task.budget - task.spent)) for task in tasks]
+        state = lbfgs_init(torch.cat(images), self._config.optimizer)
+        lanes = [_Lane(task, self._limit(task)) for task in tasks]
         for task in tasks:
             task.objective_taps = objective.taps
         if self._objective is None or self._state is None:
@@ -184,11 +130,19 @@ class LaneBatch:
             evaluations: to be spent from here on, at full size.
         """
         for lane in self._lanes:
-            lane.limit = lane.evaluations + self._share(evaluations)
-            lane.task.budget = lane.task.spent + evaluations
-            lane.task.resumed_at_s = lane.task.seconds
-            lane.best.clear()
+            task = lane.task
+            lane.limit = task.level_evaluations + self._share(evaluations)
+            task.budget = task.spent + evaluations
+            task.limit_from_s = task.seconds
+            task.readings.clear()
             lane.ended = False
+
+    def checkpoints(self) -> list[TaskCheckpoint]:
+        """Of all tasks that have not ended, at the images that they would end with now."""
+        if self._state is None:
+            return []
+        lanes = zip(self._lanes, self._images(self._state), strict=True)
+        return [lane.task.make_checkpoint(image) for lane, image in lanes if not lane.ended]
 
     def advance(self) -> list[Task]:
         """Evaluate all lanes until some lane is due, then look at the losses of those that are.
@@ -199,7 +153,7 @@ class LaneBatch:
         running = [lane for lane in self._lanes if not lane.ended]
         if not running or self._objective is None or self._state is None:
             return []
-        count = min(lane.next_reading - lane.evaluations for lane in running)
+        count = min(lane.next_reading - lane.task.level_evaluations for lane in running)
         begun = time.monotonic()
         with exact_arithmetic():
             for _ in range(count):
@@ -212,7 +166,7 @@ class LaneBatch:
         for number, (lane, reading) in enumerate(zip(self._lanes, readings, strict=True)):
             if lane.ended:
                 continue
-            due = lane.evaluations + count == lane.next_reading
+            due = lane.task.level_evaluations + count == lane.next_reading
             self._account(lane, reading, count, seconds)
             stop_reason = self._look_at(lane, reading) if due else None
             if stop_reason is not None:
@@ -224,43 +178,58 @@ class LaneBatch:
         """Evaluations at this level if every finer one gets as many."""
         return max(1, math.floor(budget / (self._cost + self._finer_cost) + 1e-6))
 
+    def _limit(self, task: Task) -> int:
+        """Evaluations at this level in all; a resumed task has its share as it was, no new one."""
+        unspent = task.budget - task.spent + task.level_evaluations * self._cost
+        return max(task.level_evaluations + 1, self._share(unspent))
+
     def _account(self, lane: _Lane, reading: _Reading, count: int, seconds: float) -> None:
         task = lane.task
         task.iterations += reading.iterations - lane.iterations
+        task.level_evaluations += count
         task.spent += count * self._cost
         task.seconds += seconds
         lane.iterations = reading.iterations
-        lane.evaluations += count
 
     def _look_at(self, lane: _Lane, reading: _Reading) -> StopReason | None:
         """Put a due reading on record; say why the lane ends with it, if it does."""
-        lane.task.record(reading.value, min(self._size))
-        lane.best.append((lane.evaluations, reading.best_value))
+        task = lane.task
+        task.record(reading.value, min(self._size))
         limit_s = self._config.time_limit_s
         if reading.diverged:
             return "diverged"
-        if limit_s is not None and lane.task.seconds - lane.task.resumed_at_s >= limit_s:
+        if limit_s is not None and task.seconds - task.limit_from_s >= limit_s:
             return "time_limit"
-        if lane.evaluations >= lane.limit:
+        if task.level_evaluations >= lane.limit:
             return "budget"
-        return "plateau" if reading.stalled or self._is_on_plateau(lane) else None
+        stalled = reading.stalled or self._is_on_plateau(task, reading.best_value)
+        return "plateau" if stalled else None
 
-    def _is_on_plateau(self, lane: _Lane) -> bool:
-        now, lowest = lane.best[-1]
-        since = now - self._config.plateau_evaluations
-        before = [best for evaluations, best in lane.best if evaluations <= since]
-        return bool(before) and before[-1] - lowest < self._config.plateau_tolerance * lowest
+    def _is_on_plateau(self, task: Task, lowest: float) -> bool:
+        """Add a reading, drop those further back than the rule looks, and apply it."""
+        readings = task.readings
+        if readings:
+            lowest = min(lowest, readings[-1][1])
+        readings.append((task.level_evaluations, lowest))
+        since = task.level_evaluations - self._config.plateau_evaluations
+        while len(readings) > 1 and readings[1][0] <= since:
+            del readings[0]
+        evaluations, before = readings[0]
+        fall = before - lowest
+        return evaluations <= since and fall < self._config.plateau_tolerance * lowest
 
     def _end(self, lane: _Lane, number: int, reading: _Reading, stop_reason: StopReason) -> None:
         """Hand the image to the task; it stays on the device."""
         if self._state is None:
             return
-        best = self._config.keep_best
-        image = self._state.best_point if best else self._state.point
         lane.ended = True
-        lane.task.image = image[number].detach().clone()
+        lane.task.image = self._images(self._state)[number].detach().clone()
+        best = self._config.keep_best
         lane.task.objective_loss = reading.best_value if best else reading.value
         lane.task.stop_reason = stop_reason
+
+    def _images(self, state: LBFGSState) -> Images:
+        return state.best_point if self._config.keep_best else state.point
 
 
 class _Reading(NamedTuple):
@@ -279,17 +248,3 @@ def _read(state: LBFGSState) -> list[_Reading]:
     columns = (value, state.best_value, state.iterations, state.stalled, state.diverged)
     rows = torch.stack([column.double() for column in columns], dim=1).tolist()
     return [_Reading(row[0], row[1], int(row[2]), bool(row[3]), bool(row[4])) for row in rows]
-
-
-@contextlib.contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """float32 as such, not TF32, and deterministic convolutions, while the context lasts."""
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul

@@ -1,101 +1,41 @@
-"""From exemplars to textures: levels from coarse to fine, lanes, refill, and the results.
+"""From exemplars to textures: the levels, their lanes, and the tasks of one call.
 
-A batch of lanes has one size, so every level has lanes of its own and tasks move from one to the
-next. The finest level whose lanes are all taken is advanced first: results come early, and no
-evaluation is spent on an empty lane while a task waits.
+`texsynth.scheduler` does the work; here it is made ready, and driven to its end.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
 from texsynth.config import ConfigError, SynthesisConfig
 from texsynth.features import TextureNetwork
-from texsynth.images import resize, round_to_8_bits, validate_images
-from texsynth.lanes import CurvePoint, LaneBatch, StopReason, Task, exact_arithmetic
-from texsynth.objective import TextureObjective
-from texsynth.shapes import Image8, Images
+from texsynth.images import resize, validate_images
+from texsynth.lanes import LaneBatch
+from texsynth.results import ReferenceLoss, SynthesisResult
+from texsynth.scheduler import Progress, Synthesis
+from texsynth.shapes import Images
 from texsynth.start import draw_starts
+from texsynth.tasks import Task, TaskCheckpoint, resume_task, validate_checkpoint
+
+__all__ = [
+    "ReferenceLoss",
+    "Synthesis",
+    "SynthesisResult",
+    "compute_levels",
+    "make_batches",
+    "prepare_synthesis",
+    "synthesize",
+]
 
 COARSEST_SIDE = 64
 """Shorter side of the coarsest level under `levels: auto`, px: three taps under the tap rule."""
 DEFAULT_LANES = 8
 """Lanes unless the caller says how many."""
-
-
-@dataclass(frozen=True)
-class ReferenceLoss:
-    """The reference loss of one image, weights included.
-
-    Args:
-        gram: per tap.
-        spectrum: the gray spectrum term.
-    """
-
-    gram: tuple[float, ...]
-    spectrum: float
-
-    @property
-    def total(self) -> float:
-        """Sum of all terms."""
-        return math.fsum(self.gram) + self.spectrum
-
-
-@dataclass(frozen=True)
-class SynthesisResult:
-    """One finished texture.
-
-    Args:
-        index: which of the exemplars given to `synthesize` it belongs to.
-        image: float32 [3, H, W] as optimised; may leave [0, 1].
-        image_8bit: uint8 [3, H, W], clamped and rounded: what is stored.
-        float_loss, delivered_loss: reference loss of the one and of the other.
-        taps: of the reference loss, in the order of its Gram terms.
-        objective_loss: value of what was minimised at the last level, at the image.
-        objective_taps: taps of what was minimised at the last level.
-        evaluations: spent, in evaluations at full size.
-        iterations: accepted L-BFGS steps, of all levels.
-        stop_reason: why the last level ended.
-        loss_curve: at most 64 points over all levels.
-        out_of_range: share of the values of `image` outside [0, 1].
-        seconds: wall-clock time on a lane, which the lanes beside it shared.
-    """
-
-    index: int
-    image: Tensor
-    image_8bit: Image8
-    float_loss: ReferenceLoss
-    delivered_loss: ReferenceLoss
-    taps: tuple[str, ...]
-    objective_loss: float
-    objective_taps: tuple[str, ...]
-    evaluations: float
-    iterations: int
-    stop_reason: StopReason
-    loss_curve: tuple[CurvePoint, ...]
-    out_of_range: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far one task is.
-
-    Args:
-        index: of its exemplar.
-        point: the latest of its loss curve.
-        budget: evaluations at full size that it may spend.
-    """
-
-    index: int
-    point: CurvePoint
-    budget: float
+NO_CHECKPOINTS: Mapping[int, TaskCheckpoint] = MappingProxyType({})
 
 
 def synthesize(
@@ -132,6 +72,33 @@ def synthesize(
         ValueError: if shapes, counts or pixels do not fit.
         ConfigError, TapError: if the exemplars are too small for the levels or taps.
     """
+    synthesis = prepare_synthesis(
+        exemplars, seeds, config, network, start=start, lanes=lanes, device=device
+    )
+    return _drive(synthesis, progress)
+
+
+def prepare_synthesis(
+    exemplars: Images,
+    seeds: Sequence[int],
+    config: SynthesisConfig,
+    network: TextureNetwork,
+    *,
+    start: Images | None = None,
+    lanes: int = DEFAULT_LANES,
+    device: str | torch.device = "cpu",
+    checkpoints: Mapping[int, TaskCheckpoint] = NO_CHECKPOINTS,
+) -> Synthesis:
+    """The work of `synthesize`, for a caller that drives it step by step and takes checkpoints.
+
+    All arguments but the last are those of `synthesize`. `checkpoints`, by number of the exemplar,
+    are of the tasks that go on instead of beginning anew; each was made of the same exemplar, with
+    the same config and weights.
+
+    Raises:
+        ValueError: if shapes, counts, pixels or checkpoints do not fit.
+        ConfigError, TapError: as `synthesize`.
+    """
     validate_images(exemplars, "exemplars")
     if len(seeds) != len(exemplars):
         raise ValueError(f"{len(seeds)} seeds for {len(exemplars)} exemplars")
@@ -139,19 +106,22 @@ def synthesize(
         raise ValueError(f"lanes is {lanes}, expected at least 1")
     if start is not None:
         validate_images(start, "start", lanes=len(exemplars))
-    exemplars = exemplars.float()
     sizes = compute_levels(config, exemplars.shape[-2], exemplars.shape[-1])
+    _validate_checkpoints(checkpoints, len(exemplars), sizes)
     network = network.to(device)
     batches = make_batches(network, config, sizes)
-    if not len(exemplars):
-        return iter(())
-    if start is None:
-        start = draw_starts(resize(exemplars, *sizes[0]), seeds, config.start)
-    tasks = [
-        Task(index, exemplar, image, config.evaluations)
-        for index, (exemplar, image) in enumerate(zip(exemplars, start.float(), strict=True))
-    ]
-    return _run(tasks, batches, network, lanes, progress)
+    tasks = []
+    for index, exemplar in enumerate(exemplars.float()):
+        if index in checkpoints:
+            tasks.append(resume_task(checkpoints[index], index, exemplar, config.evaluations))
+            continue
+        if start is None:
+            coarse = resize(exemplar[None], *sizes[0])
+            image = draw_starts(coarse, [seeds[index]], config.start)[0]
+        else:
+            image = start[index].float()
+        tasks.append(Task(index, exemplar, image, config.evaluations))
+    return Synthesis(tasks, batches, network, lanes)
 
 
 def compute_levels(config: SynthesisConfig, height: int, width: int) -> list[tuple[int, int]]:
@@ -190,78 +160,21 @@ def make_batches(
     ]
 
 
-def finish_task(task: Task, network: TextureNetwork) -> SynthesisResult:
-    """Round the image of an ended task and measure the reference loss of both, in float32.
-
-    The same code measures every preset, one task at a time: neither what was minimised nor the
-    lanes beside it enter the numbers.
-    """
-    exemplar = task.exemplar[None].to(network.device)
-    image = resize(task.image[None], *task.exemplar.shape[-2:])
-    rounded = round_to_8_bits(image)
-    losses = []
-    with torch.no_grad(), exact_arithmetic():
-        objective = TextureObjective(network, exemplar, SynthesisConfig.preset("reference"))
-        for measured in (image, rounded.float() / 255):
-            terms = objective(measured)
-            losses.append(ReferenceLoss(tuple(terms.gram[0].tolist()), float(terms.spectrum[0])))
-    return SynthesisResult(
-        index=task.index,
-        image=image[0].cpu(),
-        image_8bit=rounded[0].cpu(),
-        float_loss=losses[0],
-        delivered_loss=losses[1],
-        taps=objective.taps,
-        objective_loss=task.objective_loss,
-        objective_taps=task.objective_taps,
-        evaluations=task.spent,
-        iterations=task.iterations,
-        stop_reason=task.stop_reason or "budget",
-        loss_curve=tuple(task.curve),
-        out_of_range=float(((image < 0) | (image > 1)).float().mean()),
-        seconds=task.seconds,
-    )
+def _validate_checkpoints(
+    checkpoints: Mapping[int, TaskCheckpoint], exemplars: int, sizes: Sequence[tuple[int, int]]
+) -> None:
+    for index, checkpoint in checkpoints.items():
+        if not 0 <= index < exemplars:
+            raise ValueError(f"a checkpoint is of exemplar {index}, expected 0 to {exemplars - 1}")
+        validate_checkpoint(checkpoint, sizes, f"checkpoint of exemplar {index}")
 
 
-def _run(
-    tasks: Sequence[Task],
-    batches: Sequence[LaneBatch],
-    network: TextureNetwork,
-    lanes: int,
-    progress: Callable[[Progress], None] | None,
+def _drive(
+    synthesis: Synthesis, progress: Callable[[Progress], None] | None
 ) -> Iterator[SynthesisResult]:
-    waiting: list[deque[Task]] = [deque() for _ in batches]
-    waiting[0].extend(tasks)
-    last = len(batches) - 1
-    while True:
-        level = _choose_level(batches, waiting, lanes)
-        if level is None:
-            return
-        batch, queue = batches[level], waiting[level]
-        free = lanes - len(batch.running)
-        if queue and free:
-            batch.admit([queue.popleft() for _ in range(min(free, len(queue)))])
-        if not any(waiting[: level + 1]) and not any(b.running for b in batches[:level]):
-            for b in batches[: level + 1]:
-                b.compact()
-        ended = batch.advance()
+    while synthesis.unfinished:
+        results = synthesis.advance()
         if progress is not None:
-            for task in [*batch.running, *ended]:
-                progress(Progress(task.index, task.curve[-1], task.budget))
-        for task in ended:
-            if level == last or task.stop_reason == "time_limit":
-                yield finish_task(task, network)
-            else:
-                waiting[level + 1].append(task)
-
-
-def _choose_level(
-    batches: Sequence[LaneBatch], waiting: Sequence[deque[Task]], lanes: int
-) -> int | None:
-    """The finest level with work for all its lanes, else the coarsest with any; None at the end."""
-    work = [len(b.running) + len(queue) for b, queue in zip(batches, waiting, strict=True)]
-    full = [level for level, count in enumerate(work) if count >= lanes]
-    some = [level for level, count in enumerate(work) if count]
-    if full:
-        return full[-1]
-    return some[0] if some else None
+            for state in synthesis.progress():
+                progress(state)
+        yield from results

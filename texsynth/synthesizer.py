@@ -19,15 +19,12 @@ from texsynth.images import (
     tensor_to_pil,
     validate_images,
 )
-from texsynth.lanes import CurvePoint, LaneBatch, Task
+from texsynth.lanes import LaneBatch
+from texsynth.results import SynthesisResult, finish_task
+from texsynth.scheduler import Progress
 from texsynth.start import draw_starts
-from texsynth.synthesis import (
-    Progress,
-    SynthesisResult,
-    compute_levels,
-    finish_task,
-    make_batches,
-)
+from texsynth.synthesis import compute_levels, make_batches
+from texsynth.tasks import CurvePoint, Task
 from texsynth.weights import load_network
 
 NO_TEXTURE = "no texture yet: call synthesize() first"
@@ -183,6 +180,7 @@ class TextureSynthesizer:
             if task.stop_reason == "time_limit" or len(self._batches) == 1:
                 break
             del self._batches[0]
+            task.enter_next_level()
             self._batches[0].admit([task])
         self.result = finish_task(task, self.network)
         return self.output_image

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from texsynth import SynthesisConfig, TextureNetwork, TextureObjective
-from texsynth.lanes import CURVE_POINTS, LaneBatch, Task
+from texsynth.images import resize
+from texsynth.lanes import LaneBatch
+from texsynth.tasks import Task
 
 CONFIG = SynthesisConfig(gram_weight=1e6, spectrum_weight=1e3, range_weight=1e3, levels=1)
 SIDE = 32
@@ -44,21 +46,6 @@ def run(batch: LaneBatch, refill: Sequence[Task] = ()) -> list[Task]:
         if now and waiting:
             batch.admit([waiting.pop(0) for _ in range(min(len(now), len(waiting)))])
     return ended
-
-
-def test_curve_is_thinned_evenly_and_keeps_its_ends() -> None:
-    task = task_of()
-    for reading in range(1, 1001):
-        task.spent = 10.0 * reading
-        task.record(loss=1.0 / reading, side=32)
-        assert len(task.curve) <= CURVE_POINTS
-        assert (task.curve[0].evaluations, task.curve[-1].evaluations) == (10.0, task.spent)
-    spent = torch.tensor([point.evaluations for point in task.curve])
-    assert [point.loss for point in task.curve] == [10.0 / float(at) for at in spent]
-    gaps = spent.diff()
-    # 1,000 readings on 64 points leave one in 16; a gap may be one halving ahead of the rest.
-    assert gaps.min() >= 80
-    assert gaps.max() <= 320
 
 
 def test_readings_of_a_lane_do_not_depend_on_when_others_join(network: TextureNetwork) -> None:
@@ -115,6 +102,43 @@ def test_refilled_and_compacted_lanes_give_what_each_task_gets_alone(
         assert task.iterations == expected.iterations
         assert task.objective_loss == pytest.approx(expected.objective_loss, rel=1e-6)
         torch.testing.assert_close(task.image, expected.image, rtol=0, atol=1e-6)
+
+
+def test_tasks_that_go_on_beside_new_ones_give_what_each_gives_alone(
+    make_network: Callable[..., TextureNetwork],
+) -> None:
+    network = make_network(deepest="relu1_2")
+
+    def admitted(index: int) -> Task:
+        task = task_of(index, budget=24, dtype=torch.float64)
+        task.level_evaluations = task.spent = (0, 7, 15)[index]
+        task.image = resize(task.image[None], *((SIDE, SIDE), (SIDE, SIDE), (16, 16))[index])[0]
+        return task
+
+    alone = []
+    for index in range(3):
+        batch = batch_of(network)
+        batch.admit([admitted(index)])
+        alone += run(batch)
+    batch = batch_of(network)
+    batch.admit([admitted(index) for index in range(3)])
+    for task in run(batch):
+        expected = alone[task.index]
+        assert (task.spent, task.level_evaluations, task.stop_reason) == (24, 24, "budget")
+        assert [point[::2] for point in task.curve] == [point[::2] for point in expected.curve]
+        assert task.iterations == expected.iterations
+        torch.testing.assert_close(task.image, expected.image, rtol=0, atol=1e-6)
+    assert [task.curve[0].evaluations for task in alone] == [1, 10, 20]
+
+
+def test_a_task_has_one_evaluation_even_if_its_budget_is_spent(network: TextureNetwork) -> None:
+    task = task_of(budget=20)
+    task.level_evaluations, task.spent = 30, 30.0
+    batch = batch_of(network)
+    batch.admit([task])
+    run(batch)
+    assert (task.spent, task.stop_reason) == (31, "budget")
+    assert task.objective_loss == task.curve[0].loss
 
 
 def test_compacted_lanes_go_on_as_they_were(make_network: Callable[..., TextureNetwork]) -> None:

@@ -22,9 +22,10 @@ from texsynth import (
     TextureObjective,
     synthesize,
 )
-from texsynth.lanes import CURVE_POINTS, LaneBatch, Task
+from texsynth.lanes import LaneBatch
 from texsynth.start import draw_starts
 from texsynth.synthesis import compute_levels
+from texsynth.tasks import CURVE_POINTS, Task
 
 MakeNetwork = Callable[..., TextureNetwork]
 CONFIG = SynthesisConfig(
