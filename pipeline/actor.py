@@ -1,15 +1,17 @@
 """One worker of a run: holds one network, synthesises blocks of tasks, commits rows as they end.
 
 A plain class: Ray Data makes actors of it, a for-loop can drive it as well. Whatever goes wrong
-with a task becomes a row with its error; the worker lives on.
+with a task becomes a row with its error; the worker lives on. What takes the whole process along
+was counted before work began: the next worker to get the block passes over what is committed, and
+tries what was in flight in smaller groups.
 """
 
 from __future__ import annotations
 
-import datetime
-import io
-import traceback
-from collections.abc import Iterator
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +20,33 @@ import pyarrow as pa
 import torch
 
 import texsynth
+from pipeline.attempts import AttemptFile, count_failed_starts, group_size, load_attempts
 from pipeline.config import RunConfig
+from pipeline.lane_checkpoints import load_checkpoint, remove_checkpoint, save_checkpoint
 from pipeline.resume import RunRecord, RunRecordError, load_run_record
+from pipeline.rows import Row, RowMaker
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema
+from pipeline.session import StopWatch
 from pipeline.shards import ShardWriter
-from texsynth.config import REFERENCE_SIDE, REFERENCE_TAPS, REFERENCE_THRESHOLD
-from texsynth.images import image_to_tensor, tensor_to_pil
+from pipeline.tail import ShardTail
+from pipeline.watchdog import Watchdog
+from texsynth.images import image_to_tensor
 from texsynth.memory import choose_lanes
-from texsynth.quality import chroma_noise, displacement_score, layout_correlation
-from texsynth.synthesis import SynthesisResult, compute_levels, synthesize
+from texsynth.scheduler import Synthesis
+from texsynth.synthesis import compute_levels, prepare_synthesis
 
 SUMMARY = pa.schema([("task_id", pa.string()), ("status", pa.string()), ("seconds", pa.float64())])
 """The small row that flows on for each task; the row itself has been committed."""
+MAX_FAILED_STARTS = 3
+"""Actors that may die before they are ready, on one machine; with more the fault is no task's."""
+MEMORY_ERRORS = (MemoryError, torch.OutOfMemoryError)
+
+logger = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(ArithmeticError):
-    """A synthesis whose loss is NaN or infinite."""
+class ActorStartError(RuntimeError):
+    """Actors die before they are ready."""
 
 
 class SynthesisActor:
@@ -44,14 +56,21 @@ class SynthesisActor:
         run_path: run directory; its `run.json` says what is to be done.
         device: `cpu`, `cuda` or `cuda:N`; None takes CUDA where there is one.
         threads: of torch on the CPU; None leaves them as they are.
+        watched: have this process killed when it hangs; for those that somebody starts again.
 
     Raises:
         RunRecordError: if the run directory has no readable `run.json`.
         WeightsError: if the weights cannot be had here, or are not those that the run began with.
+        ActorStartError: if too many before this one died before they were ready.
     """
 
     def __init__(
-        self, run_path: str, device: str | None = None, threads: int | None = None
+        self,
+        run_path: str,
+        device: str | None = None,
+        threads: int | None = None,
+        *,
+        watched: bool = False,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
@@ -59,38 +78,74 @@ class SynthesisActor:
         record = load_run_record(self._run)
         if record is None:
             raise RunRecordError(f"no run.json in {run_path!r}; it is written before work starts")
-        self._record = record
         self._config = RunConfig.model_validate(record.config)
         self._synthesis = self._config.resolve_synthesis()
+        self._stop = StopWatch(self._run)
+        self._attempts = self._begin_start()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._network = texsynth.load_network(
             self._config.weights, normalisation=self._config.normalisation, device=device
         )
         _require_same_weights(self._network, record)
+        self._maker = RowMaker(record, self._config, self._network)
         self._lanes = self._choose_lanes()
+        self._committed = _CommittedTasks(self._run)
         self._writer = ShardWriter(
-            self._run, row_schema(record.carried), flush_seconds=self._config.flush_seconds
+            self._run,
+            row_schema(record.carried),
+            flush_seconds=self._config.flush_seconds,
+            on_commit=self._forget,
         )
+        self._watchdog = Watchdog(self._config.hang_timeout) if watched else None
+        self._attempts.end_all()
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
         """Synthesise a block of tasks; all its rows are committed on return.
 
+        Tasks of the block that have rows already are passed over, and so is what is left of it
+        once the session was asked to stop.
+
         Args:
-            tasks: columns of a task, `attempts`, and those of `pipeline.prepare.PREPARED`.
+            tasks: columns of a task, `attempts` so far, and those of `pipeline.prepare.PREPARED`.
 
         Returns:
-            One row of SUMMARY per task.
+            One row of SUMMARY per task done.
+
+        Raises:
+            OSError: if rows or attempts cannot be written; committed rows stay.
         """
         summaries = []
-        for row in self._rows(tasks.to_pylist()):
-            self._writer.add(row)
-            summaries.append({name: row.get(name) for name in SUMMARY.names})
-        self._writer.flush()
+        try:
+            with self._watchdog.working() if self._watchdog else contextlib.nullcontext():
+                for row in self._rows(self._committed.without(tasks.to_pylist())):
+                    self._writer.add(row)
+                    self.row_ended(row)
+                    summaries.append({name: row.get(name) for name in SUMMARY.names})
+                self._writer.flush()
+        finally:
+            # Whatever ended the block, this process lives: no attempt of it is a death.
+            self._attempts.end_all()
         return pa.Table.from_pylist(summaries, SUMMARY)
 
+    def row_ended(self, row: Row) -> None:
+        """Called for every row that this actor makes; for those that count them."""
+
     def close(self) -> None:
-        """Commit what is left and end the writer's thread."""
+        """Commit what is left and end what runs beside."""
         self._writer.close()
+        if self._watchdog:
+            self._watchdog.close()
+        self._attempts.end_all()
+
+    def _begin_start(self) -> AttemptFile:
+        session = self._stop.session_id
+        failed = count_failed_starts(self._run, session)
+        if failed >= MAX_FAILED_STARTS:
+            raise ActorStartError(
+                f"{failed} actors died on this machine before they were ready; weights "
+                f"{self._config.weights!r}: out of memory, or a broken installation?"
+            )
+        return AttemptFile(self._run, session)
 
     def _choose_lanes(self) -> int:
         if self._config.lanes != "auto":
@@ -98,158 +153,155 @@ class SynthesisActor:
         sizes = compute_levels(self._synthesis, self._config.size, self._config.size)
         return choose_lanes(self._network, self._synthesis, sizes)
 
-    def _rows(self, tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        broken = [task for task in tasks if task["error_type"] is not None]
-        for task in broken:
-            yield self._failed_row(task, task["error_type"], task["error"])
-        waiting = {task["task_id"]: task for task in tasks if task["error_type"] is None}
-        try:
-            yield from self._synthesize(waiting, self._lanes)
-        except Exception as error:
-            # One task must not take its neighbours along: each is tried by itself, then named.
-            self._release_memory()
-            lanes_failed = f"{type(error).__name__} beside other tasks"
-            for task in list(waiting.values()):
-                yield from self._synthesize_alone(task, lanes_failed)
-
-    def _synthesize_alone(self, task: dict[str, Any], before: str) -> Iterator[dict[str, Any]]:
-        try:
-            yield from self._synthesize({task["task_id"]: task}, 1)
-        except Exception as error:
-            self._release_memory()
-            trace = "".join(traceback.format_exception(error))
-            yield self._failed_row(task, type(error).__name__, f"after {before}: {trace}")
-
-    def _synthesize(
-        self, waiting: dict[str, dict[str, Any]], lanes: int
-    ) -> Iterator[dict[str, Any]]:
-        """Rows of the tasks as they end; a task leaves `waiting` when its row is made."""
-        if not waiting:
+    def _rows(self, tasks: list[Row]) -> Iterator[Row]:
+        """Rows of a block: broken exemplars, new tasks, then the suspects in smaller groups."""
+        if self._stop.stopped(now=True):
             return
+        latest, _ = load_attempts(self._run, but=self._attempts.name)
+        by_deaths: dict[int, list[Row]] = {}
+        for task in tasks:
+            attempt = latest.get(task["task_id"])
+            deaths = max(0, attempt.number - task["attempts"]) if attempt else 0
+            quarantined = deaths >= self._config.max_attempts
+            task = task | {"attempts": task["attempts"] + deaths + (not quarantined)}
+            if task["error_type"] is not None:
+                yield self._maker.unprepared(task)
+            elif quarantined:
+                yield self._maker.quarantined(task)
+            else:
+                by_deaths.setdefault(deaths, []).append(task)
+        for deaths, group in sorted(by_deaths.items()):
+            size = group_size(deaths, self._config.max_attempts, self._lanes)
+            step = size if deaths else len(group)
+            for start in range(0, len(group), step):
+                yield from self._rows_of_group(group[start : start + step], size)
+
+    def _rows_of_group(self, tasks: Sequence[Row], lanes: int) -> Iterator[Row]:
+        """Rows of tasks that may be worked on side by side."""
+        waiting = {task["task_id"]: task for task in tasks}
+        while waiting and not self._stop.stopped():
+            begun: set[str] = set()
+            try:
+                yield from self._synthesize(waiting, lanes, begun)
+            except MEMORY_ERRORS as error:
+                self._release_memory()
+                if lanes == 1:
+                    yield from self._rows_one_by_one(waiting, begun, error)
+                else:
+                    lanes //= 2
+                    self._lanes = min(self._lanes, lanes)
+                    logger.warning("out of memory: %s; going on with %d lanes", error, lanes)
+            except Exception as error:
+                # One task must not take its neighbours along: each is tried by itself, then named.
+                self._release_memory()
+                yield from self._rows_one_by_one(waiting, begun, error)
+
+    def _rows_one_by_one(
+        self, waiting: dict[str, Row], begun: set[str], before: BaseException
+    ) -> Iterator[Row]:
+        """Rows of the tasks that were at work when an error came up, each by itself."""
+        context = f"after {type(before).__name__} beside other tasks"
+        for task_id in [task_id for task_id in waiting if task_id in begun or not begun]:
+            task = waiting.pop(task_id)
+            try:
+                yield from self._synthesize({task_id: task}, 1, set())
+            except Exception as error:
+                self._release_memory()
+                yield self._maker.failed(task, error, context=context)
+
+    def _synthesize(self, waiting: dict[str, Row], lanes: int, begun: set[str]) -> Iterator[Row]:
+        """Rows of the tasks as they end, until all have or the session is to stop.
+
+        Args:
+            waiting: tasks by id; one leaves when its row is made.
+            lanes: tasks worked on at once.
+            begun: gets the ids of the tasks that work was begun on.
+        """
         tasks = list(waiting.values())
         exemplars = torch.stack([self._exemplar(task) for task in tasks])
-        results = synthesize(
+        work = self._prepare(tasks, exemplars, lanes)
+        saved_at = time.monotonic()
+        while work.unfinished and not self._stop.stopped():
+            beginning = [tasks[index] for index in work.beginning]
+            self._attempts.begin({task["task_id"]: task["attempts"] for task in beginning})
+            begun.update(task["task_id"] for task in beginning)
+            results = work.advance()
+            self._beat()
+            for result in results:
+                task = tasks[result.index]
+                row = self._maker.texture(task, result, exemplars[result.index])
+                del waiting[task["task_id"]]
+                self._beat()
+                yield row
+            if time.monotonic() - saved_at >= self._config.lane_checkpoint_seconds:
+                self._save_checkpoints(work, tasks)
+                saved_at = time.monotonic()
+        if work.unfinished:
+            self._save_checkpoints(work, tasks)
+
+    def _prepare(self, tasks: Sequence[Row], exemplars: torch.Tensor, lanes: int) -> Synthesis:
+        """The tasks on their lanes; those that have checkpoints go on from them."""
+        sizes = compute_levels(self._synthesis, *exemplars.shape[-2:])
+        found = {
+            index: load_checkpoint(self._run, task["task_id"], task["seed"], sizes)
+            for index, task in enumerate(tasks)
+        }
+        return prepare_synthesis(
             exemplars,
             [task["seed"] for task in tasks],
             self._synthesis,
             self._network,
             lanes=lanes,
             device=self._network.device,
+            checkpoints={index: point for index, point in found.items() if point is not None},
         )
-        for result in results:
-            task = tasks[result.index]
-            row = self._row(task, result, exemplars[result.index])
-            del waiting[task["task_id"]]
-            yield row
 
-    def _exemplar(self, task: dict[str, Any]) -> torch.Tensor:
+    def _save_checkpoints(self, work: Synthesis, tasks: Sequence[Row]) -> None:
+        try:
+            for point in work.checkpoints():
+                task = tasks[point.index]
+                save_checkpoint(self._run, task["task_id"], task["seed"], point)
+        except OSError as error:
+            # Rows matter more: where these cannot be written either, the writer says so.
+            logger.warning("checkpoints not written: %s", error)
+
+    def _exemplar(self, task: Row) -> torch.Tensor:
         size = self._config.size
         pixels = np.frombuffer(task["pixels"], np.uint8).reshape(size, size, 3)
         return image_to_tensor(pixels)
 
-    def _row(
-        self, task: dict[str, Any], result: SynthesisResult, exemplar: torch.Tensor
-    ) -> dict[str, Any]:
-        if not np.isfinite(result.float_loss.total):
-            error = NonFiniteLossError(f"the loss is {result.float_loss.total}")
-            row = self._failed_row(task, type(error).__name__, str(error))
-            names = ("stop_reason", "evaluations", "iterations", "seconds")
-            return row | {name: getattr(result, name) for name in names}
-        return (
-            self._task_values(task)
-            | _texture_values(task, result)
-            | _loss_values(result)
-            | self._quality_values(result, exemplar)
-            | {"status": "ok", "loss_threshold": self._loss_threshold(result)}
-        )
+    def _forget(self, task_ids: Sequence[str]) -> None:
+        """Rows are committed: nothing that served their tasks is needed any more."""
+        try:
+            for task_id in task_ids:
+                remove_checkpoint(self._run, task_id)
+            self._attempts.end(task_ids)
+        except OSError as error:
+            # What stays says less than the rows, and is passed over beside them.
+            logger.warning("attempts of committed tasks not removed: %s", error)
 
-    def _failed_row(self, task: dict[str, Any], error_type: str, error: str) -> dict[str, Any]:
-        return self._task_values(task) | {
-            "status": "failed",
-            "error_type": error_type,
-            "error": error,
-        }
-
-    def _task_values(self, task: dict[str, Any]) -> dict[str, Any]:
-        """What the task brought along, and where it was done."""
-        carried = {k: v for k, v in task.items() if k not in ("pixels", "error_type", "error")}
-        return carried | {
-            "attempts": task["attempts"] + 1,
-            "finished_at": datetime.datetime.now(datetime.UTC),
-            "preset": self._config.preset,
-            "config_fingerprint": self._record.fingerprint,
-            "weights": self._network.weights_id,
-            "weights_sha256": self._network.weights_sha256,
-            "device": _device_name(self._network.device),
-            "texsynth_version": texsynth.__version__,
-            "torch_version": torch.__version__,
-            "copy_displacement_threshold": self._config.copy_displacement_threshold,
-            "copy_layout_threshold": self._config.copy_layout_threshold,
-        }
-
-    def _loss_threshold(self, result: SynthesisResult) -> float | None:
-        """The user's; else 1500 where the published losses speak of the same thing."""
-        if self._config.loss_threshold is not None:
-            return self._config.loss_threshold
-        published = (
-            self._network.weights_id == "imagenet"
-            and self._config.normalisation in (None, "none")
-            and self._config.size == REFERENCE_SIDE
-            and result.taps == REFERENCE_TAPS
-        )
-        return REFERENCE_THRESHOLD if published else None
-
-    def _quality_values(self, result: SynthesisResult, exemplar: torch.Tensor) -> dict[str, Any]:
-        device = self._network.device
-        texture = (result.image_8bit[None].float() / 255).to(device)
-        original = exemplar[None].to(device)
-        at_zero, largest = layout_correlation(texture, original)
-        return {
-            "displacement_score": displacement_score(texture, original).item(),
-            "layout_correlation": at_zero.item(),
-            "layout_correlation_shifted": largest.item(),
-            "chroma_noise": chroma_noise(texture).item(),
-            "exemplar_chroma_noise": chroma_noise(original).item(),
-            "out_of_range": result.out_of_range,
-        }
+    def _beat(self) -> None:
+        if self._watchdog:
+            self._watchdog.beat()
 
     def _release_memory(self) -> None:
         if self._network.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _texture_values(task: dict[str, Any], result: SynthesisResult) -> dict[str, Any]:
-    png = io.BytesIO()
-    image = tensor_to_pil(result.image_8bit)
-    image.save(png, "PNG")
-    return {
-        "image": {"bytes": png.getvalue(), "path": f"{task['task_id']}.png"},
-        "height": image.height,
-        "width": image.width,
-    }
+class _CommittedTasks:
+    """Which tasks have been committed since this actor began, by whatever actor."""
 
+    def __init__(self, run: RunDirectory) -> None:
+        self._tail = ShardTail(run, ["task_id", "attempts"])
+        self._attempts: dict[str, int] = {}
 
-def _loss_values(result: SynthesisResult) -> dict[str, Any]:
-    return {
-        "float_loss": result.float_loss.total,
-        "delivered_loss": result.delivered_loss.total,
-        "taps": list(result.taps),
-        "float_gram_loss": list(result.float_loss.gram),
-        "delivered_gram_loss": list(result.delivered_loss.gram),
-        "float_spectrum_loss": result.float_loss.spectrum,
-        "delivered_spectrum_loss": result.delivered_loss.spectrum,
-        "objective_loss": result.objective_loss,
-        "objective_taps": list(result.objective_taps),
-        "loss_curve": [point._asdict() for point in result.loss_curve],
-        "evaluations": result.evaluations,
-        "iterations": result.iterations,
-        "stop_reason": result.stop_reason,
-        "seconds": result.seconds,
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    def without(self, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The tasks that have no row of the attempt that they are now at, or of a later one."""
+        for row in self._tail.new_rows().to_pylist():
+            known = self._attempts.get(row["task_id"], 0)
+            self._attempts[row["task_id"]] = max(known, row["attempts"])
+        return [t for t in tasks if self._attempts.get(t["task_id"], 0) <= t["attempts"]]
 
 
 def _require_same_weights(network: texsynth.TextureNetwork, record: RunRecord) -> None:

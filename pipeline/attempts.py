@@ -8,8 +8,10 @@ time alone; a task that dies then is quarantined.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import math
 import os
 import platform
 import secrets
@@ -48,11 +50,16 @@ class Attempt:
 
 
 class AttemptFile:
-    """What one actor has in flight. Safe to use from several threads.
+    """What one actor has in flight; until it is `ready`, a mark that it is starting.
+
+    Safe to use from several threads.
 
     Args:
         run: The run directory; its `attempts` folder exists.
         session: Id of the session.
+
+    Raises:
+        OSError: The disk is full, or the like.
     """
 
     def __init__(self, run: RunDirectory, session: str | None) -> None:
@@ -65,6 +72,7 @@ class AttemptFile:
         self._path = run.attempts / f"{self._values['actor']}.json"
         self._tasks: dict[str, dict[str, Any]] = {}
         self._changed = threading.Lock()
+        write_json_atomic(self._path, {**self._values, "starting": True, "tasks": {}})
 
     @property
     def name(self) -> str:
@@ -80,7 +88,7 @@ class AttemptFile:
         Raises:
             OSError: The disk is full, or the like.
         """
-        if not numbers:
+        if all(self._tasks.get(task, {}).get("number") == n for task, n in numbers.items()):
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with self._changed:
@@ -95,8 +103,8 @@ class AttemptFile:
             if len(left) < len(self._tasks):
                 self._write(left)
 
-    def close(self) -> None:
-        """Remove the file; what it still lists is forgotten."""
+    def end_all(self) -> None:
+        """Forget everything by removing the file, which a full disk cannot prevent."""
         with self._changed:
             self._tasks = {}
             self._path.unlink(missing_ok=True)
@@ -164,7 +172,18 @@ def group_size(deaths: int, max_attempts: int, lanes: int) -> int:
     if max_attempts <= 1:
         return lanes
     share = max(0.0, 1 - deaths / (max_attempts - 1))
-    return max(1, round(lanes**share))
+    return max(1, round(math.pow(lanes, share)))
+
+
+def count_failed_starts(run: RunDirectory, session: str | None) -> int:
+    """How many actors of a session died on this machine before they were ready."""
+    count = 0
+    for path in run.attempts.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            values = json.loads(path.read_bytes())
+            starting = values.get("starting", False) and values["session"] == session
+            count += bool(starting and _is_dead(values["host"], values["pid"]))
+    return count
 
 
 def running_here(attempts: Collection[Attempt], session: str) -> list[Attempt]:

@@ -17,6 +17,9 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", STRING)])
 LOSS_CURVE = pa.list_(pa.struct([("evaluations", FLOAT), ("loss", FLOAT), ("side", INT32)]))
 
 STATUSES = ("ok", "failed", "timeout", "quarantined")
+FLAGGED = "flagged"
+"""Beside the statuses, what can be done again: textures that are copies or above the threshold."""
+RETRYABLE = (*STATUSES, FLAGGED)
 
 
 @dataclass(frozen=True)

@@ -123,15 +123,7 @@ class RunConfig(BaseModel):
     @field_validator("retry", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> tuple[str, ...]:
-        items = [value] if isinstance(value, str) else value
-        statuses = tuple(part for item in items for part in str(item).split(",") if part)
-        unknown = set(statuses) - set(RETRYABLE)
-        if unknown:
-            names = ", ".join(RETRYABLE)
-            raise ValueError(
-                f"unknown status {', '.join(sorted(unknown))}, expected some of {names}"
-            )
-        return statuses
+        return parse_retry(value)
 
     def resolve_synthesis(self) -> SynthesisConfig:
         """The preset with this run's changes.
@@ -140,9 +132,8 @@ class RunConfig(BaseModel):
             ConfigError: for an unknown setting or a value out of range.
         """
         config = SynthesisConfig.preset(self.preset).with_values(self.synthesis)
-        if self.evaluations is None:
-            return config
-        return config.with_values({"evaluations": self.evaluations})
+        changes = {"evaluations": self.evaluations, "time_limit_s": self.task_timeout}
+        return config.with_values({k: v for k, v in changes.items() if v is not None})
 
     def resolved(self) -> Self:
         """The same run with every setting of the synthesis spelled out.
@@ -167,7 +158,12 @@ class RunConfig(BaseModel):
         return self.model_copy(update=changes)
 
     def identity(self, weights: str, weights_sha256: str) -> dict[str, Any]:
-        """What changes a texture: not lanes, actors, addresses, thresholds or counts."""
+        """What changes a texture: not lanes, actors, addresses, thresholds or counts.
+
+        Nor time limits: a texture that met one says so in its row.
+        """
+        synthesis = self.resolve_synthesis().to_dict()
+        del synthesis["time_limit_s"]
         return {
             "algorithm": ALGORITHM_VERSION,
             "weights": weights,
@@ -177,8 +173,27 @@ class RunConfig(BaseModel):
             "size": self.size,
             "crop": self.crop,
             "seed": self.seed,
-            "synthesis": self.resolve_synthesis().to_dict(),
+            "synthesis": synthesis,
         }
+
+
+def parse_retry(value: Any) -> tuple[str, ...]:
+    """What is to be done again, from words with commas between them.
+
+    Args:
+        value: such a text, or several.
+
+    Raises:
+        ValueError: for a word that is none of RETRYABLE.
+    """
+    items = [value] if isinstance(value, str) else value
+    words = tuple(part for item in items for part in str(item).split(",") if part)
+    unknown = set(words) - set(RETRYABLE)
+    if unknown:
+        raise ValueError(
+            f"unknown status {', '.join(sorted(unknown))}, expected some of {', '.join(RETRYABLE)}"
+        )
+    return words
 
 
 def load_config(

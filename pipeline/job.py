@@ -8,6 +8,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,8 +19,10 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
+from ray.util.metrics import Counter, Histogram
 
 from pipeline.actor import SynthesisActor
+from pipeline.attempts import load_attempts, running_here
 from pipeline.config import RunConfig
 from pipeline.prepare import ExemplarSource, prepare_tasks
 from pipeline.rundir import RunDirectory
@@ -33,18 +39,40 @@ ASSUMED_GPU_LANES = 16
 """Lanes of a GPU actor that chooses them itself, for the size of blocks."""
 
 
+POLL_SECONDS = 0.2
+"""Between two looks of the driver at its signals."""
+STOP_GRACE_SECONDS = 120.0
+"""After which a driver that is to stop no longer waits for actors that do not come to rest."""
+SECONDS_BOUNDARIES = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
+
+
 class JobError(OSError):
     """Ray could not do the job to its end."""
 
 
-def run_ray_job(run: RunDirectory, config: RunConfig, root: str, pending: int) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the driver of a run tells its job.
+
+    Attributes:
+        pending: Number of tasks in `pending.parquet`.
+        session: Id of the session.
+        stopping: Whether the session was asked to stop.
+    """
+
+    pending: int
+    session: str
+    stopping: Callable[[], bool]
+
+
+def run_ray_job(run: RunDirectory, config: RunConfig, root: str, job: Job) -> None:
     """Do the tasks in `pending.parquet` on a Ray cluster, or on a local one.
 
     Args:
         run: run directory, with `run.json` and `pending.parquet`, on storage that all nodes see.
         config: resolved.
         root: of the manifest's paths.
-        pending: how many tasks there are.
+        job: how many tasks there are, and whether they are to be given up.
 
     Raises:
         JobError: if an actor cannot be built, or Ray gives up otherwise.
@@ -55,35 +83,7 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, pending: int) -
         _start_ray(config.address)
     try:
         _configure_data()
-        actors, resources = _plan_actors(config)
-        actors = min(actors, pending)
-        on_gpu = "num_gpus" in resources
-        rows_per_block = _rows_per_block(config, pending, actors, gpu=on_gpu)
-        path = str(run.pending.resolve())
-        tasks = ray.data.read_parquet(path, num_cpus=PREPARE_CPUS).repartition(
-            target_num_rows_per_block=rows_per_block, strict=True
-        )
-        prepared = tasks.map_batches(
-            partial(_prepare_block, root=root, config=config),
-            batch_format="pyarrow",
-            batch_size=rows_per_block,
-            num_cpus=PREPARE_CPUS,
-        )
-        done = prepared.map_batches(
-            SynthesisActor,
-            fn_constructor_kwargs={
-                "run_path": str(run.path.resolve()),
-                # Ray shows an actor its own GPU only, whatever its number on the machine.
-                "device": "cuda" if on_gpu else "cpu",
-                "threads": None if on_gpu else _threads_per_actor(actors),
-            },
-            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-            batch_format="pyarrow",
-            batch_size=rows_per_block,
-            **resources,
-        )
-        for _ in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            pass
+        _consume(_make_dataset(run, config, root, job.pending), run, job)
     except ray.exceptions.RayError as error:
         raise JobError(
             f"Ray gave up: {_innermost(error)}; committed rows are kept, and the same command goes "
@@ -92,6 +92,99 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, pending: int) -
     finally:
         if begun_here:
             ray.shutdown()
+
+
+def _make_dataset(
+    run: RunDirectory, config: RunConfig, root: str, pending: int
+) -> ray.data.Dataset:
+    """Pending tasks, prepared on CPUs, through the actors; its rows are those of SUMMARY."""
+    actors, resources = _plan_actors(config)
+    actors = min(actors, pending)
+    on_gpu = "num_gpus" in resources
+    rows_per_block = _rows_per_block(config, pending, actors, gpu=on_gpu)
+    path = str(run.pending.resolve())
+    tasks = ray.data.read_parquet(path, num_cpus=PREPARE_CPUS).repartition(
+        target_num_rows_per_block=rows_per_block, strict=True
+    )
+    prepared = tasks.map_batches(
+        partial(_prepare_block, root=root, config=config),
+        batch_format="pyarrow",
+        batch_size=rows_per_block,
+        num_cpus=PREPARE_CPUS,
+    )
+    return prepared.map_batches(
+        MeteredActor,
+        fn_constructor_kwargs={
+            "run_path": str(run.path.resolve()),
+            # Ray shows an actor its own GPU only, whatever its number on the machine.
+            "device": "cuda" if on_gpu else "cpu",
+            "threads": None if on_gpu else _threads_per_actor(actors),
+            "watched": True,
+        },
+        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+        batch_format="pyarrow",
+        batch_size=rows_per_block,
+        **resources,
+    )
+
+
+def _consume(dataset: ray.data.Dataset, run: RunDirectory, job: Job) -> None:
+    """Pull all blocks through the actors, or leave them once the actors have come to rest.
+
+    The pulling is a thread's: so the main one is free for signals, and no signal breaks into Ray.
+    """
+    errors: list[BaseException] = []
+
+    def pull() -> None:
+        try:
+            batches = dataset.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            )
+            for _ in batches:
+                pass
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=pull, daemon=True, name="blocks")
+    thread.start()
+    give_up_at: float | None = None
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        if not job.stopping():
+            continue
+        give_up_at = give_up_at or time.monotonic() + STOP_GRACE_SECONDS
+        attempts, _ = load_attempts(run)
+        if not running_here(attempts.values(), job.session) or time.monotonic() > give_up_at:
+            return
+    if errors and not job.stopping():
+        raise errors[0]
+
+
+class MeteredActor(SynthesisActor):
+    """An actor that counts its rows for Ray's Prometheus endpoint."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        tags = ("status",)
+        self._tasks = Counter("texsynth_tasks", "Tasks that ended.", tag_keys=tags)
+        self._evaluations = Counter(
+            "texsynth_evaluations", "Evaluations at full size spent on tasks that ended."
+        )
+        self._seconds = Histogram(
+            "texsynth_task_seconds",
+            "Time of a task on a lane, s.",
+            boundaries=SECONDS_BOUNDARIES,
+            tag_keys=tags,
+        )
+
+    def row_ended(self, row: dict[str, Any]) -> None:
+        """Count a row by its status."""
+        tags = {"status": row["status"]}
+        self._tasks.inc(1, tags)
+        if row.get("seconds") is not None:
+            self._seconds.observe(row["seconds"], tags)
+        if row.get("evaluations"):
+            self._evaluations.inc(row["evaluations"])
 
 
 def _innermost(error: BaseException) -> str:

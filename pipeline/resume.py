@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.columns import STATUSES
+from pipeline.columns import FLAGGED, RETRYABLE
 from pipeline.rundir import RunDirectory, write_json_atomic, write_table_atomic
+from pipeline.tasks import task_seed
 
 
 class RunRecordError(ValueError):
@@ -128,29 +129,54 @@ def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] =
 
     Args:
         tasks: All tasks of the manifest, with a column `task_id`, each once.
-        committed: `task_id`, `status` and `attempts` of the committed rows, each task once.
-        retry: Statuses of committed rows whose tasks are done again.
+        committed: `task_id`, `status`, `attempts`, `copy` and `below_threshold` of the committed
+            rows, each task once.
+        retry: Statuses of committed rows whose tasks are done again; `flagged` stands for the
+            textures that are copies or above their threshold.
 
     Returns:
         The tasks left, in their order, with a column `attempts` (int32), as of its row: 0 for a
-        new task.
+        new task. A flagged one has another seed: with its own it would be the same again.
 
     Raises:
         ValueError: A task has no id or comes twice, or `retry` has an unknown status.
     """
-    unknown = sorted(set(retry) - set(STATUSES))
+    unknown = sorted(set(retry) - set(RETRYABLE))
     if unknown:
-        raise ValueError(f"retry: got {unknown}, expected some of {', '.join(STATUSES)}")
+        raise ValueError(f"retry: got {unknown}, expected some of {', '.join(RETRYABLE)}")
     ids = tasks["task_id"]
     if ids.null_count or pc.count_distinct(ids).as_py() < len(ids):
         twice = [item["values"] for item in pc.value_counts(ids).to_pylist() if item["counts"] > 1]
         raise ValueError(f"tasks: {ids.null_count} without an id, named twice: {twice[:10]}")
-    again = pc.is_in(committed["status"], pa.array(sorted(retry), pa.string()))
-    done = committed.filter(pc.invert(again))["task_id"]
+    flagged = pc.and_(_is_flagged(committed), pa.scalar(FLAGGED in retry))
+    named = pc.is_in(committed["status"], pa.array(sorted(retry), pa.string()))
+    done = committed.filter(pc.invert(pc.or_(named, flagged)))["task_id"]
     left = tasks.filter(pc.invert(pc.is_in(ids, done)))
     row = pc.index_in(left["task_id"], committed["task_id"])
     attempts = pc.fill_null(committed["attempts"].take(row), 0).cast(pa.int32())
-    return left.append_column("attempts", attempts)
+    left = left.append_column("attempts", attempts)
+    if FLAGGED not in retry:
+        return left
+    reseeded = pc.is_in(left["task_id"], committed.filter(flagged)["task_id"])
+    return _with_other_seeds(left, reseeded)
+
+
+def _is_flagged(committed: pa.Table) -> pa.ChunkedArray:
+    copy = pc.fill_null(committed["copy"], False)
+    above = pc.invert(pc.fill_null(committed["below_threshold"], True))
+    return pc.and_(pc.equal(committed["status"], "ok"), pc.or_(copy, above))
+
+
+def _with_other_seeds(tasks: pa.Table, chosen: pa.ChunkedArray) -> pa.Table:
+    columns = (tasks["task_id"], tasks["seed"], tasks["attempts"], chosen)
+    seeds = [
+        task_seed(seed, f"{task_id}:{attempts}") if other else seed
+        for task_id, seed, attempts, other in zip(
+            *(column.to_pylist() for column in columns), strict=True
+        )
+    ]
+    place = tasks.schema.get_field_index("seed")
+    return tasks.set_column(place, "seed", pa.array(seeds, pa.int64()))
 
 
 def write_pending(run: RunDirectory, pending: pa.Table) -> None:

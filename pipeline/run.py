@@ -2,80 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import datetime
-import hashlib
-import platform
-from collections import Counter
+import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 from rich.console import Console
 
-import texsynth
 from pipeline.actor import SynthesisActor
-from pipeline.committed import FileProblem, read_committed
+from pipeline.attempts import keep_earlier_attempts
+from pipeline.committed import read_committed
 from pipeline.config import RunConfig
-from pipeline.finalize import finalize
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.finalize import Finalized, finalize
+from pipeline.manifest import load_manifest
+from pipeline.outcome import RunOutcome, describe_outcome
+from pipeline.preflight import make_record, refuse_other_folder, refuse_other_run, require_device
 from pipeline.prepare import PREPARED, ExemplarSource, prepare_tasks
 from pipeline.progress import RunProgress
 from pipeline.resume import (
-    RunMismatchError,
     RunRecord,
+    RunRecordError,
     load_run_record,
+    load_tasks,
     pending_tasks,
-    refuse_other_config,
     write_pending,
     write_run_record,
     write_tasks,
 )
 from pipeline.rundir import RunDirectory
-from pipeline.schema import RESERVED_COLUMNS, row_schema
-from pipeline.tasks import TASK_COLUMNS, expand_tasks
-from texsynth.config import ConfigError
-from texsynth.synthesis import compute_levels, make_batches
+from pipeline.runlog import RunLog
+from pipeline.schema import RESERVED_COLUMNS
+from pipeline.session import Session, hold_run, request_stop
+from pipeline.signals import StopSignals
+from pipeline.tasks import expand_tasks
 
-THRESHOLDS = ("loss_threshold", "copy_displacement_threshold", "copy_layout_threshold")
-"""Settings that change no texture but stand in every row beside the flags made with them."""
-KEYS = ("task_id", "status", "attempts")
+KEYS = ("task_id", "status", "attempts", "copy", "below_threshold")
 INLINE_BLOCK_ROWS = 64
 """Tasks prepared at once without Ray: enough to refill lanes, few enough to hold in memory."""
-
-
-class RunDirectoryError(ValueError):
-    """The output directory holds something else."""
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """What a run directory holds after `run_manifest`.
-
-    Args:
-        run: the directory.
-        tasks: of the manifest.
-        done_now: tasks done by this call.
-        statuses: number of rows by status.
-        errors: number of rows without a texture by what went wrong: type and first line.
-        missing: tasks without a row.
-        problems: files in the directory that could not be read.
-    """
-
-    run: RunDirectory
-    tasks: int
-    done_now: int
-    statuses: dict[str, int]
-    errors: dict[str, int]
-    missing: int
-    problems: tuple[FileProblem, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Every task has a row, and every row is a texture."""
-        return self.missing == 0 and set(self.statuses) <= {"ok"}
 
 
 def run_manifest(manifest_path: Path, out: Path, config: RunConfig, console: Console) -> RunOutcome:
@@ -91,58 +57,182 @@ def run_manifest(manifest_path: Path, out: Path, config: RunConfig, console: Con
         ManifestError, ConfigError, TapError, WeightsError: before anything is written.
         RunMismatchError: if `out` belongs to another configuration.
         RunDirectoryError: if `out` is a file, or a folder of something else.
+        RunBusyError: if another process works on `out`.
         OSError: if the directory cannot be written; committed rows stay.
     """
     run = RunDirectory(out)
-    _refuse_other_folder(run)
-    _require_device(config)
-    reserved = RESERVED_COLUMNS.union(PREPARED.names)
+    refuse_other_folder(run)
+    require_device(config)
     manifest = load_manifest(
         manifest_path,
         root=config.root,
-        allow_outside_root=config.allow_outside_root,
         limit=config.limit,
-        reserved=reserved,
+        reserved=RESERVED_COLUMNS.union(PREPARED.names),
+        allow_outside_root=config.allow_outside_root,
     )
     tasks = expand_tasks(
         manifest.table, crops=config.crops, variations=config.variations, seed=config.seed
     )
-    record = _make_record(manifest, tasks, config)
+    record = make_record(manifest, tasks, config)
+    _refuse_mismatch(run, record)
+    run.create()
+    with hold_run(run) as session:
+        record = _write_record(run, record, tasks)
+        return _go_on(run, record, tasks, config, _Terminal(console, session))
+
+
+def retry_run(run: RunDirectory, retry: Sequence[str], console: Console) -> RunOutcome:
+    """Do tasks of a run again, and those it still lacks, by what its directory says alone.
+
+    Args:
+        run: the run directory.
+        retry: statuses of rows whose tasks are done again, or `flagged`.
+        console: for progress.
+
+    Raises:
+        RunRecordError: if it is no run directory.
+        RunBusyError, WeightsError, OSError: as `run_manifest`.
+    """
+    record = require_record(run)
+    config = RunConfig.model_validate({**record.config, "retry": tuple(retry)})
+    require_device(config)
+    with hold_run(run) as session:
+        return _go_on(run, record, load_tasks(run), config, _Terminal(console, session))
+
+
+def finalize_run(run: RunDirectory) -> Finalized:
+    """Compact what is committed, as a run does at its end.
+
+    Raises:
+        RunRecordError: if it is no run directory.
+        RunBusyError: if a process works on it.
+        OSError: if the disk is full, or the like; committed rows stay.
+    """
+    require_record(run)
+    run.create()
+    with hold_run(run):
+        return _finalize(run, load_tasks(run))
+
+
+def require_record(run: RunDirectory) -> RunRecord:
+    """The content of `run.json`.
+
+    Raises:
+        RunRecordError: if there is none, or it cannot be read.
+    """
+    record = load_run_record(run)
+    if record is None:
+        raise RunRecordError(f"{str(run.path)!r} is no run directory: it has no run.json")
+    return record
+
+
+@dataclass(frozen=True)
+class _Terminal:
+    """Who works on the run, and where it says so."""
+
+    console: Console
+    session: Session
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse_mismatch(run: RunDirectory, record: RunRecord) -> RunRecord | None:
     previous = load_run_record(run)
     if previous is not None:
-        _refuse_other_run(previous, record)
+        refuse_other_run(previous, record)
+    return previous
+
+
+def _write_record(run: RunDirectory, record: RunRecord, tasks: pa.Table) -> RunRecord:
+    """Write what the run is, where that is new."""
+    previous = _refuse_mismatch(run, record)
+    if previous is not None:
         record = dataclasses.replace(record, created_at=previous.created_at)
-    run.create()
-    if previous is None or (previous.config, previous.manifest_sha256) != (
+    same = previous is not None and (previous.config, previous.manifest_sha256) == (
         record.config,
         record.manifest_sha256,
-    ):
-        write_run_record(run, record)
+    )
+    if not same or not run.tasks.exists():
         write_tasks(run, tasks)
+        write_run_record(run, record)
+    return record
+
+
+def _go_on(
+    run: RunDirectory, record: RunRecord, tasks: pa.Table, config: RunConfig, terminal: _Terminal
+) -> RunOutcome:
+    """Execute what is pending and finalize; the run is held by this process."""
     committed, _ = read_committed(run, KEYS)
+    attempts = dict(
+        zip(committed["task_id"].to_pylist(), committed["attempts"].to_pylist(), strict=True)
+    )
+    keep_earlier_attempts(run, attempts)
     pending = pending_tasks(tasks, committed, config.retry)
     if len(pending):
         write_pending(run, pending)
         done = len(tasks) - len(pending)
-        console.print(
-            f"{out}: {len(pending)} of {len(tasks)} tasks to do"
-            f"{f', {done} done before' if done else ''}; weights {record.weights}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+        before = f", {done} done before" if done else ""
+        terminal.say(
+            f"{run.path}: {len(pending)} of {len(tasks)} tasks to do{before}; "
+            f"weights {record.weights}"
         )
-        with RunProgress(run, len(pending), console):
-            _execute(run, config, manifest.root, pending)
-    finished = finalize(run, tasks["task_id"])
-    return _describe(run, tasks, len(pending), finished.missing, finished.problems)
+        stopped_by = _execute(run, config, record, pending, terminal)
+        if stopped_by is not None:
+            return describe_outcome(run, tasks["task_id"], len(pending), stopped_by=stopped_by)
+    finalized = _finalize(run, tasks)
+    return describe_outcome(run, tasks["task_id"], len(pending), problems=finalized.problems)
 
 
-def _execute(run: RunDirectory, config: RunConfig, root: str, pending: pa.Table) -> None:
-    if config.executor == "ray":
-        from pipeline.job import run_ray_job
+def _execute(
+    run: RunDirectory, config: RunConfig, record: RunRecord, pending: pa.Table, terminal: _Terminal
+) -> signal.Signals | None:
+    """Do the pending tasks; gives the signal that ended it early, if one did."""
+    session = terminal.session
 
-        run_ray_job(run, config, root, len(pending))
-        return
+    def ask() -> None:
+        # On a full disk actors are not told, and the driver leaves them after a while.
+        with contextlib.suppress(OSError):
+            request_stop(run, session)
+
+    log = RunLog(run)
+    log.event(
+        "session_begun",
+        session=session.id,
+        host=session.host,
+        pid=session.pid,
+        pending=len(pending),
+        weights=record.weights,
+        versions=dict(record.versions),
+    )
+    how = "session_failed"
+    try:
+        with StopSignals(ask) as signals, RunProgress(run, len(pending), terminal.console, log=log):
+            if config.executor == "ray":
+                _execute_on_ray(run, config, record.root, len(pending), (session, signals))
+            else:
+                _execute_inline(run, config, record.root, pending)
+        how = "session_stopped" if signals.received else "session_ended"
+        return signals.received
+    finally:
+        log.event(how, session=session.id)
+
+
+def _execute_on_ray(
+    run: RunDirectory,
+    config: RunConfig,
+    root: str,
+    pending: int,
+    driver: tuple[Session, StopSignals],
+) -> None:
+    from pipeline.job import Job, run_ray_job
+
+    session, signals = driver
+    job = Job(pending=pending, session=session.id, stopping=lambda: signals.received is not None)
+    run_ray_job(run, config, root, job)
+
+
+def _execute_inline(run: RunDirectory, config: RunConfig, root: str, pending: pa.Table) -> None:
     actor = SynthesisActor(str(run.path), device=config.device)
     try:
         for start in range(0, len(pending), INLINE_BLOCK_ROWS):
@@ -152,95 +242,9 @@ def _execute(run: RunDirectory, config: RunConfig, root: str, pending: pa.Table)
         actor.close()
 
 
-def _refuse_other_folder(run: RunDirectory) -> None:
-    """Nothing of the user's is in a run directory: finalize replaces what has its names."""
-    if run.path.exists() and not run.path.is_dir():
-        raise RunDirectoryError(f"out {str(run.path)!r} is a file, expected a folder or nothing")
-    if not run.path.is_dir() or run.run_json.exists():
-        return
-    ours = {run.shards, *run.temporaries()}
-    other = [p.name for p in run.path.iterdir() if p not in ours and not p.name.startswith(".")]
-    if other or any(run.shards.glob("*.parquet")):
-        got = ", ".join(repr(name) for name in sorted(other or ["shards"])[:5])
-        raise RunDirectoryError(
-            f"out {str(run.path)!r} has no run.json but holds {got}; expected a run directory, an "
-            "empty folder, or nothing"
-        )
-
-
-def _require_device(config: RunConfig) -> None:
-    """Refuse a device that this machine lacks; a cluster's machines are not looked at."""
-    if config.executor == "ray" and config.device is not None and ":" in config.device:
-        raise ConfigError(
-            f"device is {config.device!r} with executor 'ray', which hands out the devices itself; "
-            "expected cpu or cuda"
-        )
-    local = config.executor == "inline" or config.address is None
-    if local and config.device is not None and config.device != "cpu":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(config.device.partition(":")[2] or 0) >= count:
-            raise ConfigError(f"device is {config.device!r}, this machine has {count} CUDA devices")
-
-
-def _make_record(manifest: Manifest, tasks: pa.Table, config: RunConfig) -> RunRecord:
-    network = texsynth.load_network(config.weights, normalisation=config.normalisation)
-    synthesis = config.resolve_synthesis()
-    make_batches(network, synthesis, compute_levels(synthesis, config.size, config.size))
-    carried = pa.schema([field for field in tasks.schema if field.name not in TASK_COLUMNS])
-    row_schema(carried)
-    return RunRecord(
-        config=config.model_dump(mode="json"),
-        identity=config.identity(network.weights_id, network.weights_sha256),
-        versions={
-            "texsynth": texsynth.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pyarrow": pa.__version__,
-        },
-        weights=network.weights_id,
-        weights_sha256=network.weights_sha256,
-        manifest=str(manifest.path.absolute()),
-        manifest_sha256=hashlib.sha256(manifest.path.read_bytes()).hexdigest(),
-        root=manifest.root,
-        carried=carried,
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _refuse_other_run(previous: RunRecord, record: RunRecord) -> None:
-    refuse_other_config(previous, record)
-    for name in THRESHOLDS:
-        before, now = previous.config.get(name), record.config.get(name)
-        if before != now:
-            raise RunMismatchError(
-                f"{name} is {now!r}, the rows of this run were flagged with {before!r}; take the "
-                "same value, or another directory"
-            )
-    if not previous.carried.equals(record.carried):
-        raise RunMismatchError(
-            f"the run carries the manifest columns {previous.carried.names}, this manifest has "
-            f"{record.carried.names} (or other types); take the same columns, or another directory"
-        )
-
-
-def _describe(
-    run: RunDirectory,
-    tasks: pa.Table,
-    done_now: int,
-    missing: tuple[str, ...],
-    problems: tuple[FileProblem, ...],
-) -> RunOutcome:
-    committed, _ = read_committed(run, ["task_id", "status", "error_type", "error"])
-    ours = committed.filter(pc.is_in(committed["task_id"], tasks["task_id"]))
-    failed = ours.filter(pc.not_equal(ours["status"], "ok")).to_pylist()
-    lines = [str(row["error"] or "").strip().partition("\n")[0] for row in failed]
-    errors = Counter(f"{row['error_type']}: {s}" for row, s in zip(failed, lines, strict=True))
-    return RunOutcome(
-        run=run,
-        tasks=len(tasks),
-        done_now=done_now,
-        statuses=dict(Counter(ours["status"].to_pylist())),
-        errors=dict(errors.most_common()),
-        missing=len(missing),
-        problems=problems,
-    )
+def _finalize(run: RunDirectory, tasks: pa.Table) -> Finalized:
+    compact = run.success.exists()
+    finalized = finalize(run, tasks["task_id"])
+    if not compact or finalized.missing:
+        RunLog(run).event("finalized", rows=finalized.rows, missing=len(finalized.missing))
+    return finalized

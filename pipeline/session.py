@@ -15,7 +15,7 @@ import platform
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,8 +77,10 @@ def hold_run(run: RunDirectory) -> Iterator[Session]:
     try:
         _write(run, session)
         yield session
-        _write(run, dataclasses.replace(session, state="ended"))
     finally:
+        # On a full disk the lock alone says that the run is free.
+        with suppress(OSError):
+            _write(run, dataclasses.replace(session, state="ended"))
         lock.release()
 
 

@@ -2,7 +2,8 @@
 
 The name of a shard derives from the tasks and attempts in it, so that the same rows, committed
 twice, are one file. The PNG column has no dictionary, statistics or compression (PNG is compressed
-already, and a dictionary of it makes reading slow); all others have zstd.
+already, and a dictionary of it makes reading slow); all others have zstd. All pages have checksums,
+which readers verify.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +48,7 @@ def open_row_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         compression=dict.fromkeys(coded, "zstd") | dict.fromkeys(plain, "none"),
         use_dictionary=coded,
         write_statistics=coded,
+        write_page_checksum=True,
     )
 
 
@@ -94,6 +96,7 @@ class ShardWriter:
         schema: From `row_schema`.
         rows_per_shard: How many rows make a shard.
         flush_seconds: The longest time that a finished row is in memory only, s.
+        on_commit: Called with the ids of the tasks whose rows have become durable, in any thread.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class ShardWriter:
         *,
         rows_per_shard: int = 32,
         flush_seconds: float = 10.0,
+        on_commit: Callable[[list[str]], None] | None = None,
     ) -> None:
         if rows_per_shard < 1 or flush_seconds <= 0:
             got = f"rows_per_shard={rows_per_shard}, flush_seconds={flush_seconds}"
@@ -110,6 +114,7 @@ class ShardWriter:
         self._run, self._schema = run, schema
         self._rows_per_shard = rows_per_shard
         self._flush_after_s = flush_seconds * (1 - WRITE_MARGIN)
+        self._on_commit = on_commit
         self._rows: dict[str, pa.Table] = {}
         self._due_at = 0.0
         self._error: OSError | None = None
@@ -151,8 +156,11 @@ class ShardWriter:
                 return
             self._due_at = time.monotonic() + self._flush_after_s
             commit_rows(self._run, pa.concat_tables(self._rows.values()))
+            committed = list(self._rows)
             self._rows.clear()
             self._error = None
+            if self._on_commit:
+                self._on_commit(committed)
 
     def flush_if_due(self) -> None:
         """Commit the buffered rows if the oldest has waited long enough; raises as `flush`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from pipeline.actor import SynthesisActor
 from pipeline.config import RunConfig
+from pipeline.manifest import load_manifest
+from pipeline.prepare import ExemplarSource, prepare_tasks
+from pipeline.resume import RunRecord, write_run_record
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema, rows_to_table
+from pipeline.tasks import expand_tasks
+from texsynth import load_network
 
 Row = dict[str, Any]
 
@@ -146,5 +152,46 @@ def make_manifest(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / "manifest.csv"
         path.write_text("\n".join(lines) + "\n")
         return path
+
+    return make
+
+
+@pytest.fixture
+def make_actor(run: RunDirectory) -> Iterator[Callable[[RunConfig], SynthesisActor]]:
+    """An actor of `run`, driven by the test, whose manifest carries a column `note`."""
+    actors: list[SynthesisActor] = []
+
+    def make(config: RunConfig) -> SynthesisActor:
+        network = load_network(config.weights)
+        record = RunRecord(
+            config=config.model_dump(mode="json"),
+            identity=config.identity(network.weights_id, network.weights_sha256),
+            versions={},
+            weights=network.weights_id,
+            weights_sha256=network.weights_sha256,
+            manifest="manifest.csv",
+            manifest_sha256="",
+            root="",
+            carried=pa.schema([("note", pa.string())]),
+            created_at=datetime.now(UTC).isoformat(),
+        )
+        write_run_record(run, record)
+        actors.append(SynthesisActor(str(run.path)))
+        return actors[-1]
+
+    yield make
+    for actor in actors:
+        actor.close()
+
+
+@pytest.fixture
+def prepared_block() -> Callable[[Path, RunConfig], pa.Table]:
+    """All tasks of a manifest, prepared, none of them begun before."""
+
+    def make(manifest: Path, config: RunConfig) -> pa.Table:
+        table = load_manifest(manifest).table
+        tasks = expand_tasks(table, crops=1, variations=config.variations, seed=config.seed)
+        tasks = tasks.append_column("attempts", pa.array([0] * len(tasks), pa.int32()))
+        return prepare_tasks(tasks, ExemplarSource(str(manifest.parent), config))
 
     return make

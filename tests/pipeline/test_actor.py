@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,58 +21,22 @@ import pipeline.actor
 import texsynth
 from pipeline.actor import SUMMARY, SynthesisActor
 from pipeline.config import RunConfig
-from pipeline.manifest import load_manifest
-from pipeline.prepare import ExemplarSource, prepare_tasks
-from pipeline.resume import RunRecord, RunRecordError, write_run_record
+from pipeline.resume import RunRecordError
 from pipeline.rundir import RunDirectory
 from pipeline.schema import REQUIRED_COLUMNS, row_schema
-from pipeline.tasks import expand_tasks
 from texsynth.config import REFERENCE_TAPS
-from texsynth.synthesis import ReferenceLoss, SynthesisResult
+from texsynth.results import ReferenceLoss, SynthesisResult
+from texsynth.scheduler import Synthesis
 
 MakeConfig = Callable[..., RunConfig]
 MakeManifest = Callable[..., Path]
+PreparedBlock = Callable[[Path, RunConfig], pa.Table]
 Rows = dict[str, dict[str, Any]]
 # Rounding of convolutions over other batch sizes, in float32, after five evaluations.
 NEIGHBOUR_TOLERANCE = 1e-3
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def make_actor(run: RunDirectory) -> Iterator[Callable[[RunConfig], SynthesisActor]]:
-    actors: list[SynthesisActor] = []
-
-    def make(config: RunConfig) -> SynthesisActor:
-        network = texsynth.load_network(config.weights)
-        record = RunRecord(
-            config=config.model_dump(mode="json"),
-            identity=config.identity(network.weights_id, network.weights_sha256),
-            versions={},
-            weights=network.weights_id,
-            weights_sha256=network.weights_sha256,
-            manifest="manifest.csv",
-            manifest_sha256="",
-            root="",
-            carried=pa.schema([("note", pa.string())]),
-            created_at=datetime.datetime.now(datetime.UTC).isoformat(),
-        )
-        write_run_record(run, record)
-        actors.append(SynthesisActor(str(run.path)))
-        return actors[-1]
-
-    yield make
-    for actor in actors:
-        actor.close()
-
-
-def block_of(manifest: Path, config: RunConfig) -> pa.Table:
-    tasks = expand_tasks(
-        load_manifest(manifest).table, crops=1, variations=config.variations, seed=config.seed
-    )
-    tasks = tasks.append_column("attempts", pa.array([0] * len(tasks), pa.int32()))
-    return prepare_tasks(tasks, ExemplarSource(str(manifest.parent), config))
 
 
 def rows_of(run: RunDirectory) -> Rows:
@@ -86,9 +48,10 @@ def test_rows_are_complete(
     make_actor: Callable[..., SynthesisActor],
     make_manifest: MakeManifest,
     quick_config: MakeConfig,
+    prepared_block: PreparedBlock,
 ) -> None:
     config = quick_config(variations=2)
-    summary = make_actor(config)(block_of(make_manifest(["a", "b"], broken=["b"]), config))
+    summary = make_actor(config)(prepared_block(make_manifest(["a", "b"], broken=["b"]), config))
     assert summary.schema.equals(SUMMARY)
     assert sorted(summary["task_id"].to_pylist()) == ["a-c0-v0", "a-c0-v1", "b-c0-v0", "b-c0-v1"]
     rows = rows_of(run)
@@ -123,9 +86,10 @@ def test_committed_rows_are_read_by_pandas_duckdb_and_datasets(
     make_manifest: MakeManifest,
     quick_config: MakeConfig,
     tmp_path: Path,
+    prepared_block: PreparedBlock,
 ) -> None:
     config = quick_config()
-    make_actor(config)(block_of(make_manifest(["a", "b", "c"], broken=["b"]), config))
+    make_actor(config)(prepared_block(make_manifest(["a", "b", "c"], broken=["b"]), config))
     (shard,) = run.shards.iterdir()
     assert pq.read_schema(shard).equals(row_schema(pa.schema([("note", pa.string())])))
     frame = pd.read_parquet(shard)
@@ -147,11 +111,12 @@ def test_two_lanes_give_what_one_gives(
     make_actor: Callable[..., SynthesisActor],
     make_manifest: MakeManifest,
     quick_config: MakeConfig,
+    prepared_block: PreparedBlock,
 ) -> None:
     results = []
     for lanes in (1, 2):
         config = quick_config(lanes=lanes)
-        make_actor(config)(block_of(make_manifest(["a", "b", "c"]), config))
+        make_actor(config)(prepared_block(make_manifest(["a", "b", "c"]), config))
         results.append(rows_of(run))
     assert results[0].keys() == results[1].keys()
     for alone, beside in zip(*(map(r.get, sorted(r)) for r in results), strict=True):
@@ -168,18 +133,19 @@ def test_an_unforeseen_error_is_a_row_and_its_neighbours_live(
     make_manifest: MakeManifest,
     quick_config: MakeConfig,
     monkeypatch: pytest.MonkeyPatch,
+    prepared_block: PreparedBlock,
 ) -> None:
     config = quick_config(lanes=3)
-    block = block_of(make_manifest(["a", "b", "c"]), config)
+    block = prepared_block(make_manifest(["a", "b", "c"]), config)
     cursed = block["seed"][1].as_py()
-    original = pipeline.actor.synthesize
+    original = pipeline.actor.prepare_synthesis
 
     def fail_for_one(exemplars: Any, seeds: Any, *rest: Any, **more: Any) -> Any:
         if cursed in seeds:
             raise ZeroDivisionError("a defect")
         return original(exemplars, seeds, *rest, **more)
 
-    monkeypatch.setattr(pipeline.actor, "synthesize", fail_for_one)
+    monkeypatch.setattr(pipeline.actor, "prepare_synthesis", fail_for_one)
     actor = make_actor(config)
     actor(block)
     rows = rows_of(run)
@@ -198,39 +164,15 @@ def test_an_unforeseen_error_is_a_row_and_its_neighbours_live(
     assert actor(again.slice(1, 1))["status"].to_pylist() == ["ok"]
 
 
-def test_rows_that_ended_before_an_error_are_not_done_again(
-    run: RunDirectory,
-    make_actor: Callable[..., SynthesisActor],
-    make_manifest: MakeManifest,
-    quick_config: MakeConfig,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config = quick_config(lanes=1)
-    original, calls = pipeline.actor.synthesize, []
-
-    def break_off(exemplars: Any, seeds: Any, *rest: Any, **more: Any) -> Iterator[Any]:
-        calls.append(list(seeds))
-        yield next(original(exemplars, seeds, *rest, **more))
-        if len(seeds) > 1:
-            raise MemoryError("out of memory")
-
-    monkeypatch.setattr(pipeline.actor, "synthesize", break_off)
-    block = block_of(make_manifest(["a", "b", "c"]), config)
-    summary = make_actor(config)(block)
-    assert summary["status"].to_pylist() == ["ok"] * 3
-    seeds = block["seed"].to_pylist()
-    assert calls == [seeds, [seeds[1]], [seeds[2]]]
-
-
 def changed_results(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[SynthesisResult], SynthesisResult]
 ) -> None:
-    original = pipeline.actor.synthesize
+    original = Synthesis.advance
 
-    def synthesize(*arguments: Any, **more: Any) -> Iterator[SynthesisResult]:
-        return map(change, original(*arguments, **more))
+    def advance(work: Synthesis) -> list[SynthesisResult]:
+        return [change(result) for result in original(work)]
 
-    monkeypatch.setattr(pipeline.actor, "synthesize", synthesize)
+    monkeypatch.setattr(Synthesis, "advance", advance)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
@@ -241,13 +183,14 @@ def test_a_loss_that_is_not_finite_is_a_failed_row(
     quick_config: MakeConfig,
     monkeypatch: pytest.MonkeyPatch,
     loss: float,
+    prepared_block: PreparedBlock,
 ) -> None:
     def spoil(result: SynthesisResult) -> SynthesisResult:
         return dataclasses.replace(result, float_loss=ReferenceLoss((loss, 0.0), 0.0))
 
     changed_results(monkeypatch, spoil)
     config = quick_config()
-    make_actor(config)(block_of(make_manifest(["a"]), config))
+    make_actor(config)(prepared_block(make_manifest(["a"]), config))
     row = rows_of(run)["a-c0-v0"]
     assert (row["status"], row["error_type"]) == ("failed", "NonFiniteLossError")
     assert (row["image"], row["stop_reason"]) == (None, "budget")
@@ -277,6 +220,7 @@ def test_the_published_threshold_holds_only_where_it_was_published(
     weights_id: str,
     taps: tuple[str, ...],
     expected: float | None,
+    prepared_block: PreparedBlock,
 ) -> None:
     def as_if(result: SynthesisResult) -> SynthesisResult:
         low, high = ReferenceLoss((1000.0,), 0.0), ReferenceLoss((2000.0,), 0.0)
@@ -285,11 +229,11 @@ def test_the_published_threshold_holds_only_where_it_was_published(
     changed_results(monkeypatch, as_if)
     small = quick_config(loss_threshold=changes.get("loss_threshold"))
     actor = make_actor(small)
-    block = block_of(make_manifest(["a"]), small)
-    actor._network.weights_id = weights_id
+    block = prepared_block(make_manifest(["a"]), small)
+    actor._maker._network.weights_id = weights_id
     # The exemplar stays small: only what the threshold looks at is as in the case.
     actor._exemplar = lambda task: torch.rand(3, 32, 32)  # type: ignore[method-assign]
-    actor._config = small.model_copy(update=changes)
+    actor._maker._config = small.model_copy(update=changes)
     actor(block)
     row = rows_of(run)["a-c0-v0"]
     assert row["status"] == "ok"
@@ -303,28 +247,28 @@ def test_a_row_without_threshold_has_null_flags_and_one_with_has_both(
     make_actor: Callable[..., SynthesisActor],
     make_manifest: MakeManifest,
     quick_config: MakeConfig,
+    prepared_block: PreparedBlock,
 ) -> None:
     config = quick_config(loss_threshold=1e12, copy_layout_threshold=-1.0)
-    make_actor(config)(block_of(make_manifest(["a"]), config))
+    make_actor(config)(prepared_block(make_manifest(["a"]), config))
     row = rows_of(run)["a-c0-v0"]
     assert (row["below_threshold"], row["delivered_below_threshold"]) == (True, True)
     assert row["copy"] is True
 
 
-def test_the_same_block_again_is_the_same_shard(
+def test_a_block_that_comes_again_is_not_done_again(
     run: RunDirectory,
     make_actor: Callable[..., SynthesisActor],
     make_manifest: MakeManifest,
     quick_config: MakeConfig,
+    prepared_block: PreparedBlock,
 ) -> None:
     config = quick_config()
-    actor, block = make_actor(config), block_of(make_manifest(["a", "b"]), config)
-    actor(block)
-    first = pq.read_table(run.shards)
-    actor(block)
-    second = pq.read_table(run.shards)
-    assert pc.all(pc.equal(first["delivered_loss"], second["delivered_loss"])).as_py()
-    assert first["image"].equals(second["image"])
+    actor, block = make_actor(config), prepared_block(make_manifest(["a", "b"]), config)
+    assert actor(block.slice(0, 1))["task_id"].to_pylist() == ["a-c0-v0"]
+    assert actor(block)["task_id"].to_pylist() == ["b-c0-v0"]
+    assert len(make_actor(config)(block)) == 0
+    assert len(pq.read_table(run.shards)) == 2
 
 
 def test_a_worker_refuses_other_weights_and_an_empty_directory(
@@ -350,9 +294,10 @@ def test_exemplars_reach_the_network_as_they_were_prepared(
     make_actor: Callable[..., SynthesisActor],
     make_manifest: MakeManifest,
     quick_config: MakeConfig,
+    prepared_block: PreparedBlock,
 ) -> None:
     config = quick_config()
-    task = block_of(make_manifest(["a"]), config).to_pylist()[0]
+    task = prepared_block(make_manifest(["a"]), config).to_pylist()[0]
     exemplar = make_actor(config)._exemplar(task)
     pixels = (exemplar * 255).round().to(torch.uint8).movedim(0, -1).numpy()
     assert np.frombuffer(task["pixels"], np.uint8).tobytes() == pixels.tobytes()

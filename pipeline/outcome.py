@@ -1,0 +1,85 @@
+"""What a run directory holds after a run, for whoever started it."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.committed import FileProblem, read_committed
+from pipeline.rundir import RunDirectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """What a run directory holds after `run_manifest`.
+
+    Args:
+        run: the directory.
+        tasks: of the manifest.
+        done_now: tasks that this call was to do and that have rows.
+        statuses: number of rows by status.
+        errors: number of rows without a good texture by what went wrong: type and first line.
+        missing: tasks without a row.
+        problems: files in the directory that could not be read.
+        stopped_by: the signal that ended it before its end, if any.
+    """
+
+    run: RunDirectory
+    tasks: int
+    done_now: int
+    statuses: dict[str, int]
+    errors: dict[str, int]
+    missing: int
+    problems: tuple[FileProblem, ...] = ()
+    stopped_by: signal.Signals | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Every task has a row, and every row is a texture."""
+        return self.missing == 0 and set(self.statuses) <= {"ok"}
+
+
+def describe_outcome(
+    run: RunDirectory,
+    task_ids: pa.ChunkedArray,
+    pending: int,
+    *,
+    problems: tuple[FileProblem, ...] = (),
+    stopped_by: signal.Signals | None = None,
+) -> RunOutcome:
+    """Count what is committed.
+
+    Args:
+        run: the directory.
+        task_ids: of the manifest.
+        pending: how many of them were to be done.
+        problems: files that could not be read.
+        stopped_by: the signal that ended the run early, if any.
+    """
+    committed, _ = read_committed(run, ["task_id", "status", "stop_reason", "error_type", "error"])
+    ours = committed.filter(pc.is_in(committed["task_id"], task_ids))
+    missing = len(task_ids) - len(ours)
+    errors = Counter(
+        _describe_error(row) for row in ours.filter(pc.not_equal(ours["status"], "ok")).to_pylist()
+    )
+    return RunOutcome(
+        run=run,
+        tasks=len(task_ids),
+        done_now=pending - missing,
+        statuses=dict(Counter(ours["status"].to_pylist())),
+        errors=dict(errors.most_common()),
+        missing=missing,
+        problems=problems,
+        stopped_by=stopped_by,
+    )
+
+
+def _describe_error(row: dict[str, str | None]) -> str:
+    """Type and first line; a row with an image has no error but its time limit."""
+    if row["error_type"] is None:
+        return f"{row['status']}: stopped by {row['stop_reason']}, the best image so far is kept"
+    return f"{row['error_type']}: {str(row['error'] or '').strip().partition(chr(10))[0]}"

@@ -1,0 +1,117 @@
+"""What is checked before a run begins, or goes on; nothing is written here."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+
+import pyarrow as pa
+import torch
+
+import texsynth
+from pipeline.config import RunConfig
+from pipeline.manifest import Manifest
+from pipeline.resume import RunMismatchError, RunRecord, refuse_other_config
+from pipeline.rundir import RunDirectory
+from pipeline.schema import row_schema
+from pipeline.tasks import TASK_COLUMNS
+from texsynth.config import ConfigError
+from texsynth.synthesis import compute_levels, make_batches
+
+THRESHOLDS = ("loss_threshold", "copy_displacement_threshold", "copy_layout_threshold")
+"""Settings that change no texture but stand in every row beside the flags made with them."""
+
+
+class RunDirectoryError(ValueError):
+    """The output directory holds something else."""
+
+
+def refuse_other_folder(run: RunDirectory) -> None:
+    """Raise unless a run may be begun or continued here: finalize replaces what has its names.
+
+    Raises:
+        RunDirectoryError: The path is a file, or a folder that holds something of the user's.
+    """
+    if run.path.exists() and not run.path.is_dir():
+        raise RunDirectoryError(f"out {str(run.path)!r} is a file, expected a folder or nothing")
+    if not run.path.is_dir() or run.run_json.exists():
+        return
+    ours = {run.shards, run.attempts, run.checkpoints, run.session, run.log, *run.temporaries()}
+    other = [p.name for p in run.path.iterdir() if p not in ours and not p.name.startswith(".")]
+    if other or any(run.shards.glob("*.parquet")):
+        got = ", ".join(repr(name) for name in sorted(other or ["shards"])[:5])
+        raise RunDirectoryError(
+            f"out {str(run.path)!r} has no run.json but holds {got}; expected a run directory, an "
+            "empty folder, or nothing"
+        )
+
+
+def require_device(config: RunConfig) -> None:
+    """Refuse a device that this machine lacks; a cluster's machines are not looked at.
+
+    Raises:
+        ConfigError: There is no such device, or Ray is to choose it.
+    """
+    if config.executor == "ray" and config.device is not None and ":" in config.device:
+        raise ConfigError(
+            f"device is {config.device!r} with executor 'ray', which hands out the devices itself; "
+            "expected cpu or cuda"
+        )
+    local = config.executor == "inline" or config.address is None
+    if local and config.device is not None and config.device != "cpu":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(config.device.partition(":")[2] or 0) >= count:
+            raise ConfigError(f"device is {config.device!r}, this machine has {count} CUDA devices")
+
+
+def make_record(manifest: Manifest, tasks: pa.Table, config: RunConfig) -> RunRecord:
+    """What `run.json` is to say; the weights are loaded and the levels tried for it.
+
+    Raises:
+        WeightsError, ConfigError, TapError: The settings cannot give a texture.
+        SchemaError: The manifest has columns that rows have no room for.
+    """
+    network = texsynth.load_network(config.weights, normalisation=config.normalisation)
+    synthesis = config.resolve_synthesis()
+    make_batches(network, synthesis, compute_levels(synthesis, config.size, config.size))
+    carried = pa.schema([field for field in tasks.schema if field.name not in TASK_COLUMNS])
+    row_schema(carried)
+    return RunRecord(
+        config=config.model_dump(mode="json"),
+        identity=config.identity(network.weights_id, network.weights_sha256),
+        versions={
+            "texsynth": texsynth.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pyarrow": pa.__version__,
+        },
+        weights=network.weights_id,
+        weights_sha256=network.weights_sha256,
+        manifest=str(manifest.path.absolute()),
+        manifest_sha256=hashlib.sha256(manifest.path.read_bytes()).hexdigest(),
+        root=manifest.root,
+        carried=carried,
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def refuse_other_run(previous: RunRecord, record: RunRecord) -> None:
+    """Refuse to go on with a run under settings or a manifest that do not fit its rows.
+
+    Raises:
+        RunMismatchError: Says what differs.
+    """
+    refuse_other_config(previous, record)
+    for name in THRESHOLDS:
+        before, now = previous.config.get(name), record.config.get(name)
+        if before != now:
+            raise RunMismatchError(
+                f"{name} is {now!r}, the rows of this run were flagged with {before!r}; take the "
+                "same value, or another directory"
+            )
+    if not previous.carried.equals(record.carried):
+        raise RunMismatchError(
+            f"the run carries the manifest columns {previous.carried.names}, this manifest has "
+            f"{record.carried.names} (or other types); take the same columns, or another directory"
+        )

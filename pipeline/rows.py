@@ -1,0 +1,182 @@
+"""Output rows: what a task brought along, what became of it, and where it was done."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import traceback
+from typing import Any
+
+import numpy as np
+import torch
+
+import texsynth
+from pipeline.config import RunConfig
+from pipeline.resume import RunRecord
+from texsynth.config import REFERENCE_SIDE, REFERENCE_TAPS, REFERENCE_THRESHOLD
+from texsynth.images import tensor_to_pil
+from texsynth.quality import chroma_noise, displacement_score, layout_correlation
+from texsynth.results import SynthesisResult
+
+Row = dict[str, Any]
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A synthesis whose loss is NaN or infinite."""
+
+
+class ProcessDeathError(RuntimeError):
+    """A task during which its process died too often."""
+
+
+class RowMaker:
+    """Makes the rows of one run.
+
+    Args:
+        record: The run's.
+        config: The run's, resolved.
+        network: That makes the textures.
+    """
+
+    def __init__(
+        self, record: RunRecord, config: RunConfig, network: texsynth.TextureNetwork
+    ) -> None:
+        self._record = record
+        self._config = config
+        self._network = network
+
+    def texture(self, task: Row, result: SynthesisResult, exemplar: torch.Tensor) -> Row:
+        """The row of a finished texture; a failed one if its loss is not finite.
+
+        Args:
+            task: As prepared, with the number of this attempt as `attempts`.
+            result: Its texture.
+            exemplar: [3, H, W] in [0, 1].
+        """
+        effort = _effort_values(result)
+        if not np.isfinite(result.float_loss.total):
+            error = NonFiniteLossError(f"the loss is {result.float_loss.total}")
+            return self.failed(task, error) | effort
+        status = "timeout" if result.stop_reason == "time_limit" else "ok"
+        return (
+            self._task_values(task)
+            | _texture_values(task, result)
+            | _loss_values(result)
+            | effort
+            | self._quality_values(result, exemplar)
+            | {"status": status, "loss_threshold": self._loss_threshold(result)}
+        )
+
+    def failed(self, task: Row, error: BaseException, *, context: str | None = None) -> Row:
+        """The row of a task that gave no texture.
+
+        Args:
+            task: As prepared.
+            error: What went wrong.
+            context: If given, the row has the whole traceback, after these words.
+        """
+        text = str(error)
+        if context is not None:
+            text = f"{context}: {''.join(traceback.format_exception(error))}"
+        return self._without_texture(task, "failed", type(error).__name__, text)
+
+    def unprepared(self, task: Row) -> Row:
+        """The row of a task whose exemplar could not be prepared; it brought the error along."""
+        return self._without_texture(task, "failed", task["error_type"], task["error"])
+
+    def quarantined(self, task: Row) -> Row:
+        """The row of a task during which its process died `attempts` times."""
+        text = (
+            f"its process died {task['attempts']} times while it was worked on, the last time by "
+            "itself"
+        )
+        return self._without_texture(task, "quarantined", ProcessDeathError.__name__, text)
+
+    def _without_texture(self, task: Row, status: str, error_type: str, error: str) -> Row:
+        return self._task_values(task) | {
+            "status": status,
+            "error_type": error_type,
+            "error": error,
+        }
+
+    def _task_values(self, task: Row) -> Row:
+        """What the task brought along, and where it was done."""
+        carried = {k: v for k, v in task.items() if k not in ("pixels", "error_type", "error")}
+        return carried | {
+            "finished_at": datetime.datetime.now(datetime.UTC),
+            "preset": self._config.preset,
+            "config_fingerprint": self._record.fingerprint,
+            "weights": self._network.weights_id,
+            "weights_sha256": self._network.weights_sha256,
+            "device": _device_name(self._network.device),
+            "texsynth_version": texsynth.__version__,
+            "torch_version": torch.__version__,
+            "copy_displacement_threshold": self._config.copy_displacement_threshold,
+            "copy_layout_threshold": self._config.copy_layout_threshold,
+        }
+
+    def _loss_threshold(self, result: SynthesisResult) -> float | None:
+        """The user's; else 1500 where the published losses speak of the same thing."""
+        if self._config.loss_threshold is not None:
+            return self._config.loss_threshold
+        published = (
+            self._network.weights_id == "imagenet"
+            and self._config.normalisation in (None, "none")
+            and self._config.size == REFERENCE_SIDE
+            and result.taps == REFERENCE_TAPS
+        )
+        return REFERENCE_THRESHOLD if published else None
+
+    def _quality_values(self, result: SynthesisResult, exemplar: torch.Tensor) -> Row:
+        device = self._network.device
+        texture = (result.image_8bit[None].float() / 255).to(device)
+        original = exemplar[None].to(device)
+        at_zero, largest = layout_correlation(texture, original)
+        return {
+            "displacement_score": displacement_score(texture, original).item(),
+            "layout_correlation": at_zero.item(),
+            "layout_correlation_shifted": largest.item(),
+            "chroma_noise": chroma_noise(texture).item(),
+            "exemplar_chroma_noise": chroma_noise(original).item(),
+            "out_of_range": result.out_of_range,
+        }
+
+
+def _texture_values(task: Row, result: SynthesisResult) -> Row:
+    png = io.BytesIO()
+    image = tensor_to_pil(result.image_8bit)
+    image.save(png, "PNG")
+    return {
+        "image": {"bytes": png.getvalue(), "path": f"{task['task_id']}.png"},
+        "height": image.height,
+        "width": image.width,
+    }
+
+
+def _loss_values(result: SynthesisResult) -> Row:
+    return {
+        "float_loss": result.float_loss.total,
+        "delivered_loss": result.delivered_loss.total,
+        "taps": list(result.taps),
+        "float_gram_loss": list(result.float_loss.gram),
+        "delivered_gram_loss": list(result.delivered_loss.gram),
+        "float_spectrum_loss": result.float_loss.spectrum,
+        "delivered_spectrum_loss": result.delivered_loss.spectrum,
+        "objective_loss": result.objective_loss,
+        "objective_taps": list(result.objective_taps),
+        "loss_curve": [point._asdict() for point in result.loss_curve],
+    }
+
+
+def _effort_values(result: SynthesisResult) -> Row:
+    return {
+        "resumed_at": list(result.resumed_at),
+        "evaluations": result.evaluations,
+        "iterations": result.iterations,
+        "stop_reason": result.stop_reason,
+        "seconds": result.seconds,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
