@@ -23,7 +23,8 @@ IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "JPEG2000"
 # What Pillow's decoders raise on damaged data (warnings, where Python makes errors of them).
 DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError),
-    *(RuntimeError, struct.error, zlib.error, Image.DecompressionBombError, Warning),
+    *(RuntimeError, AssertionError, AttributeError, struct.error, zlib.error),
+    *(Image.DecompressionBombError, Warning),
 )
 _TRANSPOSE_OF_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -22,7 +22,7 @@ MANIFEST_COLUMNS = (*TEXT_COLUMNS, *SIZE_COLUMNS)
 
 # File names have at most 255 bytes; the rest is for what is appended, such as "-c0-v0.png".
 MAX_ID_BYTES = 200
-# Control characters (Unicode Cc), slashes, white space at an end.
+# Control characters (Unicode Cc), slashes, white space at an end (for Arrow, that of ASCII only).
 UNUSABLE_ID = r"[\x00-\x1f\x7f-\x9f/\\]|^\s|\s$"
 # Any text in which `find_escape` can find something; all other paths stay below any root.
 SUSPECT_PATH = r"\.\.|:|^[/\\]|[%?#\x00-\x1f\x7f]"
@@ -132,7 +132,8 @@ def _conform_size(
 
 def _find_id_problems(ids: pa.ChunkedArray, rows: RowNumbers) -> list[str]:
     empty = _is_empty(ids)
-    unusable = _is_true(pc.match_substring_regex(ids, UNUSABLE_ID)) & ~empty
+    padded = _is_true(pc.not_equal(ids, pc.utf8_trim_whitespace(ids)))
+    unusable = (_is_true(pc.match_substring_regex(ids, UNUSABLE_ID)) | padded) & ~empty
     long = _is_true(pc.greater(pc.binary_length(ids), MAX_ID_BYTES))
     # Codes number the values in the order of their first row, so `first[code]` is that row.
     codes = np.concatenate(

@@ -150,7 +150,8 @@ def test_all_problems_at_once_with_row_numbers(tmp_path):
         ("id,file\na,b\n", "column 'exemplar_id' is missing\n  column 'path' is missing"),
         ("exemplar_id,path,path\na,b,c\n", "column 'path' occurs more than once"),
         ("exemplar_id,path, \na,b,c\n", "column 3 has no name"),
-        (b"exemplar_id,path\n\xff,b\n", "is not readable csv: .*UTF8"),
+        (b"exemplar_id,path\n\xff,b\n", "is not readable csv: 'utf-8' codec can't decode"),
+        (b"exemplar_id,path\na,b\n\xff\n", "is not readable csv: 'utf-8' codec can't decode"),
         (b"PAR1\x00\x01\x02", "is not readable csv|is missing"),
     ],
 )
