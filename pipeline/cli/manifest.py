@@ -16,6 +16,7 @@ from pipeline.manifest import (
     relocate_paths,
     write_manifest,
 )
+from pipeline.reading import OUTSIDE_FLAG, find_escape, leads_outside
 
 app = App(
     name="manifest",
@@ -73,13 +74,17 @@ def demo(*, out: Path) -> None:
 def _write(table: pa.Table, root: Path, out: Path) -> None:
     """Write the table, relative to the manifest's folder if it can be, and say what to do next."""
     relocated = relocate_paths(table, root, out.parent)
-    write_manifest(table if relocated is None else relocated, out)
+    base, written = (root, table) if relocated is None else (out.parent, relocated)
+    write_manifest(written, out)
     categories = pc.count_distinct(table["category"]).as_py()
     noun = "category" if categories == 1 else "categories"
     broken = table["width"].null_count
     command = ["texsynth", "run", str(out), "--out", f"runs/{out.stem}"]
     if relocated is None:
         command += ["--root", str(root)]
+    paths = written["path"].to_pylist()
+    if any(find_escape(path, str(base)) or leads_outside(base / path, base) for path in paths):
+        command += [OUTSIDE_FLAG]
     print(
         f"{table.num_rows} exemplars in {categories} {noun}"
         f"{f' ({broken} missing or broken)' if broken else ''} written to {out}; "

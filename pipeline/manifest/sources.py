@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from pipeline.manifest.checks import MAX_ID_BYTES, SPLIT_COLUMNS, UNUSABLE_ID
 from pipeline.manifest.files import ManifestError
+from pipeline.reading import read_image_bytes
 from texsynth.decoding import ImageError, image_suffixes, load_image
 
 DTD_SPLITS = ("train", "val", "test")
@@ -184,7 +186,7 @@ def _make_table(
     root: Path, paths: Sequence[str], columns: dict[str, Sequence[str | None]]
 ) -> pa.Table:
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        facts = list(threads.map(_measure_file, (root / path for path in paths)))
+        facts = list(threads.map(partial(_measure_file, str(root)), paths))
     text = {
         "exemplar_id": columns["exemplar_id"],
         "path": paths,
@@ -198,11 +200,11 @@ def _make_table(
     )
 
 
-def _measure_file(file: Path) -> tuple[str | None, int | None, int | None]:
+def _measure_file(root: str, path: str) -> tuple[str | None, int | None, int | None]:
     """Return checksum, width and height (upright), None where the file does not give them."""
     try:
-        data = file.read_bytes()
-    except OSError:
+        data = read_image_bytes(path, root, allow_outside_root=True)
+    except ImageError:
         return None, None, None
     checksum = hashlib.sha256(data).hexdigest()
     try:

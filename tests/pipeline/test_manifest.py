@@ -1,4 +1,5 @@
 import hashlib
+import os
 import re
 import shlex
 import tempfile
@@ -399,6 +400,58 @@ def test_command_line_says_how_to_run(tmp_path, monkeypatch, capsys):
         for path in manifest.table["path"].to_pylist():
             assert Path(manifest.root, path).is_file()
     assert needs_root == [None, None, root, None]
+
+
+def test_command_line_names_the_flag_that_links_need(tmp_path, capsys):
+    save_image(tmp_path / "store/a.png")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").symlink_to(tmp_path / "store/a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    flag = " --allow-outside-root\n"
+    for folder, needed in (("photos", True), ("link", False)):
+        out = tmp_path / folder / "m.csv"
+        app(["folder", str(tmp_path / folder), "--out", str(out)], result_action="return_value")
+        assert capsys.readouterr().out.endswith(flag) == needed
+        manifest = load_manifest(out)
+        (path,) = manifest.table["path"].to_pylist()
+        assert read_image_bytes(path, manifest.root, allow_outside_root=needed)
+
+
+def test_pipes_and_devices_are_no_images_of_a_data_set(tmp_path):
+    make_dtd(tmp_path)
+    images = tmp_path / "dtd/dtd/images"
+    (images / "banded/banded_1.jpg").unlink()
+    os.mkfifo(images / "banded/banded_1.jpg")
+    (images / "woven/woven_1.jpg").unlink()
+    (images / "woven/woven_1.jpg").symlink_to("/dev/zero")
+    rows = {row["exemplar_id"]: row for row in dtd_manifest(tmp_path).to_pylist()}
+    assert {name for name, row in rows.items() if row["sha256"] is None} == {"banded_1", "woven_1"}
+
+
+@pytest.mark.parametrize(
+    ("path", "root"),
+    [
+        *[("/etc/passwd", None), ("../a.png", None), ("x/../../a.png", None), ("..\\a.png", None)],
+        *[("file:///etc/passwd", None), ("http://host/a.png", None), ("s3://bucket/a.png", None)],
+        *[("s3://other/a.png", "s3://bucket"), ("s3://bucket/x/../../a", "s3://bucket/x")],
+        *[("s3://bucketeer/a.png", "s3://bucket"), ("%2E%2E/a.png", "s3://bucket/x")],
+        *[("a.png?endpoint_override=host", "s3://bucket"), ("/a.png", "s3://bucket")],
+    ],
+)
+def test_paths_outside_the_root_are_refused_unless_allowed(tmp_path, path, root):
+    manifest = write_text(tmp_path, f"exemplar_id,path\na,a.png\nb,{path}\n")
+    (problem,) = problems_of(manifest, root=root)
+    assert problem.startswith(f"row 2: path {path!r} ")
+    assert problem.endswith(", expected one below the root, or --allow-outside-root")
+    allowed = load_manifest(manifest, root=root, allow_outside_root=True)
+    assert allowed.table["path"].to_pylist() == ["a.png", path]
+
+
+def test_a_uri_as_root_ends_where_paths_begin(tmp_path):
+    path = write_text(tmp_path, "exemplar_id,path\na,a.png\nb,s3://bucket/x/b.png\n")
+    assert load_manifest(path, root="s3://bucket/x").table.num_rows == 2
+    for root in ("s3://bucket?region=eu", "s3://bucket#x"):
+        assert "root '" + root in problems_of(path, root=root)[-1]
 
 
 def test_command_line_refuses_before_it_works(tmp_path):

@@ -19,10 +19,9 @@ from pipeline.tasks import expand_tasks
 MakeConfig = Callable[..., RunConfig]
 
 
-def tasks_of(path: Path, **counts: int) -> pa.Table:
-    return expand_tasks(
-        load_manifest(path).table, **({"crops": 1, "variations": 1, "seed": 0} | counts)
-    )
+def tasks_of(path: Path, *, allow_outside_root: bool = False, **counts: int) -> pa.Table:
+    manifest = load_manifest(path, allow_outside_root=allow_outside_root)
+    return expand_tasks(manifest.table, **({"crops": 1, "variations": 1, "seed": 0} | counts))
 
 
 def prepared(tasks: pa.Table, path: Path, config: RunConfig) -> list[dict[str, Any]]:
@@ -61,6 +60,23 @@ def test_broken_and_missing_images_are_tasks_with_an_error(
         name = row["exemplar_id"]
         assert row["error"].startswith(f"image 'images/{name}.png' (exemplar '{name}'): ")
         assert reason in row["error"]
+
+
+def test_what_lies_outside_the_root_is_a_task_with_an_error(
+    make_manifest: Callable[..., Path], quick_config: MakeConfig, tmp_path: Path
+) -> None:
+    manifest = make_manifest(["a", "b"])
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner/link.png").symlink_to(tmp_path / "images/a.png")
+    manifest.write_text("exemplar_id,path\nx,link.png\ny,../images/b.png\n")
+    tasks = tasks_of(manifest, allow_outside_root=True)
+    inner = tmp_path / "inner" / manifest.name
+    for row in prepared(tasks, inner, quick_config()):
+        assert row["error_type"] == "ImageError"
+        assert "--allow-outside-root" in row["error"]
+        assert row["pixels"] is None
+    for row in prepared(tasks, inner, quick_config(allow_outside_root=True)):
+        assert row["error"] is None
 
 
 def test_an_image_is_read_once_for_all_its_variations_and_cut_once_per_crop(
