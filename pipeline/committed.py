@@ -153,16 +153,18 @@ def scan_committed(run: RunDirectory, damaged: Sequence[FileProblem] = ()) -> Sc
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """A Parquet file to read from, and nothing else, in the block.
 
+    The checksums of the pages that are read are verified; files without any are read too.
+
     Raises:
-        UnreadableFileError: What is read is no Parquet, damaged, or not ours.
+        UnreadableFileError: What is read is no Parquet, damaged, not ours, or a link to nothing.
         FileNotFoundError: There is no such file (any more).
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except FileNotFoundError:
-        raise
     except (pa.ArrowException, OSError, SchemaError) as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():
+            raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UnreadableFileError(FileProblem(path, reason)) from error
 

@@ -20,6 +20,7 @@ A few row groups are in memory at a time. It must not run beside another finaliz
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -114,19 +115,29 @@ def _finalize(
     files = tuple(sorted(run.textures.glob("*.parquet")))
     _write_metrics(run, files, scan.schema)
     _remove(run, obsolete)
-    if not len(missing) and not run.success.exists():
-        write_json_atomic(run.success, {"tasks": len(scan.winners)})
+    if not len(missing):
+        _write_success(run, len(scan.winners))
     problems = (*damaged, *scan_committed(run).problems)
     return Finalized(len(scan.winners), tuple(missing.to_pylist()), files, problems)
 
 
+def _write_success(run: RunDirectory, tasks: int) -> None:
+    """Write the marker, unless it says this already."""
+    values = {"tasks": tasks}
+    try:
+        said = json.loads(run.success.read_bytes())
+    except (OSError, ValueError):
+        said = None
+    if said != values:
+        write_json_atomic(run.success, values)
+
+
 def _is_compact(run: RunDirectory, scan: Scan) -> bool:
-    """Whether `textures/` holds exactly the rows that count, and nothing unreadable."""
+    """Whether `textures/` holds exactly the rows that count, in order, and nothing unreadable."""
     inside = [index for index, path in enumerate(scan.files) if path.parent == run.textures]
-    stored = pc.sum(pc.is_in(scan.keys["file"], pa.array(inside, pa.int32()))).as_py() or 0
-    counting = pc.sum(pc.is_in(scan.winners["file"], pa.array(inside, pa.int32()))).as_py() or 0
+    stored = scan.keys.filter(pc.is_in(scan.keys["file"], pa.array(inside, pa.int32())))
     unreadable = any(problem.path.parent == run.textures for problem in scan.problems)
-    return bool(inside) and stored == counting == len(scan.winners) and not unreadable
+    return bool(inside) and not unreadable and bool(stored.equals(scan.winners))
 
 
 def _build(run: RunDirectory, scan: Scan, rows_per_file: int) -> Path:
@@ -194,14 +205,15 @@ def _write_metrics(run: RunDirectory, files: Iterable[Path], schema: pa.Schema) 
         return
     with (
         atomic_path(run.metrics) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         for path in files:
             writer.write_table(_read_columns([path], schema.names).cast(schema))
 
 
 def _has_keys_of(metrics: Path, files: list[Path]) -> bool:
-    keys = ["task_id", "attempts"]
+    # A task whose row was lost begins again at attempt 1: only the time tells the rows apart.
+    keys = ["task_id", "attempts", "finished_at"]
     stored = _read_columns(files, keys)
     try:
         return bool(_read_columns([metrics], keys).equals(stored))

@@ -147,4 +147,4 @@ def write_json_atomic(path: Path, values: Mapping[str, Any]) -> None:
 def write_table_atomic(path: Path, table: pa.Table) -> None:
     """Write a Parquet file, whole or not at all."""
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
