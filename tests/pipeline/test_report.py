@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import re
@@ -184,6 +185,68 @@ def test_texts_of_the_manifest_stay_texts(run: RunDirectory, texture: MakeRow) -
     assert page.images[0]["alt"] == f"Exemplar {evil}"
     assert all(image["src"].startswith("data:image/png") for image in page.images)
     assert page.cells[-1] == f"{evil}: {evil}"
+
+
+QUOTED = """'"></title></dd></div><script>alert(1)</script><img src=x onerror='alert(2)'>"""
+
+
+def test_texts_stay_texts_wherever_they_stand(
+    tmp_path: Path, record: RunRecord, texture: MakeRow
+) -> None:
+    def page_with(text: str) -> Page:
+        name = text.replace("/", "")[:60]
+        run = RunDirectory(tmp_path / name)
+        run.create()
+        versions = {text: text}
+        write_run_record(
+            run, dataclasses.replace(record, weights=text, manifest=text, versions=versions)
+        )
+        both = dict.fromkeys(("category", "path", "preset", "texsynth_version", "device"), text)
+        failed = {"status": "failed", "error": text, "error_type": text}
+        commit(run, texture(text, 0, 10.0, stop_reason=text, **both))
+        commit(run, texture("f", 0, None, **failed, **both))
+        (run.shards / f"{name}.parquet").write_bytes(b"PAR1")
+        return Page(write_report(run))
+
+    page, plain = page_with(QUOTED), page_with("plain")
+    assert tags_of(page) == tags_of(plain)
+    for pattern in (r"<script.*?</script>", r"<style.*?</style>", r"<meta[^>]*>"):
+        found, wanted = (re.findall(pattern, p.source, re.DOTALL) for p in (page, plain))
+        assert found == wanted != []
+    text = page.text
+    for form in (QUOTED, QUOTED.replace("/", "")[:60], QUOTED.replace("'", r"\'")):
+        assert form in text
+        text = text.replace(form, "plain")
+    assert text == plain.text
+
+
+def tags_of(page: Page) -> list[tuple[str, list[str]]]:
+    """Every tag of a page with the names of its attributes, in order."""
+    found: list[tuple[str, list[str]]] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: found.append((tag, [k for k, _ in attrs]))  # type: ignore[method-assign]
+    parser.feed(page.source)
+    return found
+
+
+def test_exemplars_outside_the_root_are_shown_where_the_run_allowed_it(
+    run: RunDirectory, record: RunRecord, texture: MakeRow
+) -> None:
+    root = Path(record.root)
+    row = texture("a", 0, 10.0)
+    (root / "inner").mkdir()
+    (root / "inner/link.png").symlink_to(root / row["path"])
+    paths = {"a": f"../{row['path']}", "b": "link.png", "c": str(root / row["path"])}
+    for name, path in paths.items():
+        other = texture("a", 0, 10.0, path=path)
+        commit(run, other | {"exemplar_id": name, "task_id": f"{name}-c0-v0"})
+    record = dataclasses.replace(record, root=str(root / "inner"))
+    for allowed, shown in ((None, 0), (False, 0), (True, 3)):
+        config = {} if allowed is None else {"allow_outside_root": allowed}
+        write_run_record(run, dataclasses.replace(record, config=config))
+        page = Page(write_report(run))
+        assert sum(image["alt"].startswith("Exemplar") for image in page.images) == shown
+        assert page.text.count("expected --allow-outside-root") == 3 - shown
 
 
 @pytest.mark.parametrize(
