@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import pipeline.reading
+from pipeline.cli import app
+from pipeline.config import RunConfig
 from pipeline.reading import find_escape, read_image_bytes
 from texsynth.decoding import ImageError
 
@@ -167,3 +169,17 @@ def test_a_file_that_cannot_be_read_is_named(root: Path) -> None:
     for path in (f"file://{root}/absent.png", "no-such://x/y", "file://host/x"):
         with pytest.raises(ImageError, match="cannot be read"):
             read_image_bytes(path, str(root), allow_outside_root=True)
+
+
+def test_where_files_may_lie_changes_no_texture() -> None:
+    allowed, not_allowed = (RunConfig(allow_outside_root=value) for value in (True, False))
+    assert RunConfig() == not_allowed != allowed
+    assert allowed.identity("w", "0") == not_allowed.identity("w", "0")
+
+
+def test_the_flag_has_no_opposite(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        app(["run", "--help"])
+    text = capsys.readouterr().out
+    assert "--allow-outside-root" in text
+    assert "--no-allow-outside-root" not in text
