@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,12 @@ from hypothesis import strategies as st
 
 from pipeline.committed import open_parquet, read_committed
 from pipeline.finalize import Finalized, FinalizeError, finalize
+from pipeline.resume import RunRecord, write_run_record, write_tasks
 from pipeline.rundir import RunDirectory
+from pipeline.schema import row_schema, rows_to_table
 from pipeline.shards import commit_rows
+from pipeline.tasks import task_seed
+from pipeline.verify import verify_run
 
 MakeTable = Callable[..., pa.Table]
 FOLDERS = {"shards", "attempts", "checkpoints"}
@@ -29,10 +36,10 @@ def finalized(run: RunDirectory, ids: Iterable[str] = IDS, rows_per_file: int = 
     return finalize(run, pa.array(ids, pa.string()), rows_per_file=rows_per_file)
 
 
-def attempts(run: RunDirectory) -> dict[str, int]:
+def attempts(run: RunDirectory, *, damaged: bool = False) -> dict[str, int]:
     """Attempt by task, as a reader of the whole run sees them; each task once."""
     table, problems = read_committed(run, ["task_id", "attempts"])
-    assert problems == []
+    assert damaged or problems == []
     rows = table.to_pylist()
     result = {row["task_id"]: row["attempts"] for row in rows}
     assert len(result) == len(rows)
@@ -49,7 +56,9 @@ def commit_story(run: RunDirectory, make_table: MakeTable) -> None:
 def assert_finished(run: RunDirectory, expected: dict[str, int]) -> None:
     """What a reader who knows nothing of the protocol sees is the whole run."""
     textures = pq.read_table(run.textures)
-    found = dict(zip(textures["task_id"].to_pylist(), textures["attempts"].to_pylist(), strict=True))
+    found = dict(
+        zip(textures["task_id"].to_pylist(), textures["attempts"].to_pylist(), strict=True)
+    )
     assert found == expected
     assert len(textures) == len(expected)
     assert pq.read_table(run.metrics).equals(textures.drop_columns(["image"]))
@@ -380,3 +389,211 @@ def test_finalize_keeps_the_highest_attempts(
     result = finalized(run, expected, rows_per_file=rows_per_file)
     assert_finished(run, expected)
     assert all(pq.read_metadata(path).num_rows <= rows_per_file for path in result.files)
+
+
+class Model:
+    """A run beside a dictionary of what must come out of it; a row follows from task and attempt.
+
+    Attributes:
+        run: The run directory.
+        rows: Attempts by task, of the rows that are whole on the disk.
+    """
+
+    def __init__(self, folder: Path, make_row: Callable[..., dict[str, Any]]) -> None:
+        self.run = RunDirectory(folder)
+        self.run.create()
+        self.rows: dict[str, int] = {}
+        self._make_row = make_row
+        identity = {"seed": 0}
+        record = RunRecord(
+            config=identity,
+            identity=identity,
+            versions={},
+            weights="random:0",
+            weights_sha256="00",
+            manifest="m.csv",
+            manifest_sha256="11",
+            root="images",
+            carried=pa.schema([]),
+            created_at="2026-01-02T03:04:05+00:00",
+        )
+        self._fingerprint = record.fingerprint
+        write_run_record(self.run, record)
+        write_tasks(self.run, pa.table({"task_id": IDS}))
+
+    def table(self, tasks: Iterable[str], attempts: int) -> pa.Table:
+        rows = []
+        for task in sorted(tasks):
+            values = {"seed": task_seed(0, task), "height": 8, "width": 8, "weights_sha256": "00"}
+            values |= {"config_fingerprint": self._fingerprint, "attempts": attempts}
+            values |= {"delivered_loss": 2.0, "objective_loss": 3.0, "float_loss": float(attempts)}
+            rows.append(self._make_row(task, **values))
+        return rows_to_table(rows, row_schema())
+
+    def commit(self, tasks: set[str], attempts: int, crash: int) -> None:
+        """Commit rows; killed at the n-th change of the directory, they are there or are not."""
+        table = self.table(tasks, attempts)
+        if crash_in(lambda: commit_rows(self.run, table), crash):
+            before, after = self.rows, self._with(tasks, attempts)
+            self.rows = self.whole_rows()
+            assert self.rows in (before, after)
+        else:
+            self.rows = self._with(tasks, attempts)
+
+    def finalize(self, rows_per_file: int, crash: int) -> None:
+        if not crash_in(lambda: finalized(self.run, rows_per_file=rows_per_file), crash):
+            assert attempts(self.run, damaged=True) == self.rows
+        assert self.whole_rows() == self.rows
+
+    def damage(self, number: int, how: str) -> None:
+        """Damage a file; what only it had is no longer expected."""
+        files = sorted(self.run.path.glob("*/*.parquet"))
+        if not files:
+            return
+        path = files[number % len(files)]
+        data = bytearray(path.read_bytes())
+        if how == "cut":
+            data = data[: len(data) // 2]
+        elif how == "footer":
+            data[-8:-4] = b"\xff" * 4
+        elif b"IDAT" in data:
+            data[data.index(b"IDAT") + 9] ^= 1
+        path.write_bytes(data)
+        self.rows = self.whole_rows()
+
+    def whole_rows(self) -> dict[str, int]:
+        """The highest attempt of each task in all files that can be read to their ends."""
+        rows: dict[str, int] = {}
+        for path in self.run.path.glob("*/*.parquet"):
+            if path.parent.name.startswith("_tmp"):
+                continue
+            try:
+                table = pq.ParquetFile(path, page_checksum_verification=True).read()
+            except (OSError, pa.ArrowException):
+                continue
+            for row in table.select(["task_id", "attempts"]).to_pylist():
+                rows[row["task_id"]] = max(row["attempts"], rows.get(row["task_id"], 0))
+        return rows
+
+    def _with(self, tasks: set[str], attempts: int) -> dict[str, int]:
+        return self.rows | {task: max(attempts, self.rows.get(task, 0)) for task in tasks}
+
+
+def crash_in(action: Callable[[], object], number: int) -> bool:
+    """Let an action end at the n-th change of the directory; whether it came that far."""
+    with pytest.MonkeyPatch.context() as patch:
+        crash_at(patch, number)
+        try:
+            action()
+        except CrashError:
+            return True
+    return False
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("commit"),
+            st.sets(st.sampled_from(IDS), min_size=1),
+            st.integers(1, 3),
+            st.integers(1, 12),
+        ),
+        st.tuples(st.just("finalize"), st.integers(1, 12), st.integers(1, 60)),
+        st.tuples(
+            st.just("damage"), st.integers(0, 9), st.sampled_from(["cut", "footer", "image"])
+        ),
+    ),
+    max_size=8,
+)
+
+
+@pytest.mark.faults
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(steps=steps)
+def test_any_story_ends_as_a_dictionary_says(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_row: Callable[..., dict[str, Any]],
+    steps: list[tuple[Any, ...]],
+) -> None:
+    model = Model(tmp_path_factory.mktemp("run"), make_row)
+    run = model.run
+    for name, *arguments in steps:
+        getattr(model, name)(*arguments)
+    result = finalized(run)
+    assert result.rows == len(model.rows)
+    assert result.missing == tuple(task for task in IDS if task not in model.rows)
+    for problem in result.problems:
+        problem.path.rename(problem.path.with_suffix(".aside"))
+    if result.missing:
+        model.commit(set(result.missing), 1, crash=10**6)
+    finalized(run)
+    assert attempts(run) == model.rows
+    assert pd.read_parquet(run.textures)["float_loss"].tolist() == [
+        float(model.rows[task]) for task in IDS
+    ]
+    assert [check for check in verify_run(run) if not check.ok] == []
+
+
+def test_readers_see_whole_rows_once_while_rows_come_and_are_compacted(
+    tmp_path: Path, make_row: Callable[..., dict[str, Any]]
+) -> None:
+    model = Model(tmp_path / "run", make_row)
+    run = model.run
+    model.commit(set(IDS), 1, crash=10**6)
+    finalized(run)
+    ended = threading.Event()
+    reads: Counter[str] = Counter()
+    wrong: list[object] = []
+    latest: dict[str, int] = {}
+
+    def read_all() -> None:
+        table, problems = read_committed(run)
+        rows = require_whole(table)
+        assert (problems, sorted(rows)) == ([], IDS)
+        assert all(rows[task] >= latest.get(task, 0) for task in IDS)
+        latest.update(rows)
+
+    def read_textures() -> None:
+        assert sorted(require_whole(pa.Table.from_pandas(pd.read_parquet(run.textures)))) == IDS
+
+    def read_shards() -> None:
+        for path in run.shards.glob("part-*"):
+            require_whole(pq.ParquetFile(path, page_checksum_verification=True).read())
+
+    def work(read: Callable[[], None]) -> None:
+        while not ended.is_set() and not wrong:
+            try:
+                read()
+                reads[read.__name__] += 1
+            except FileNotFoundError:
+                # A finalize moves files on; read_committed alone must not mind.
+                if read is read_all:
+                    wrong.append("read_committed found no file")
+            except BaseException as error:
+                wrong.append(error)
+
+    readers = (read_all, read_textures, read_shards)
+    threads = [threading.Thread(target=work, args=(read,)) for read in readers]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + 60
+    number = 1
+    while not wrong and (number < 6 or min(reads[read.__name__] for read in readers) < 6):
+        assert time.monotonic() < end, reads
+        number += 1
+        for start in range(0, 10, 3):
+            model.commit(set(IDS[start : start + 3]), number, crash=10**6)
+        finalized(run)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert attempts(run) == dict.fromkeys(IDS, number)
+
+
+def require_whole(table: pa.Table) -> dict[str, int]:
+    """Attempts by task; each task once, and every row as it was committed."""
+    rows = {row["task_id"]: row["attempts"] for row in table.to_pylist()}
+    assert len(rows) == len(table)
+    assert table["float_loss"].to_pylist() == [float(number) for number in rows.values()]
+    return rows

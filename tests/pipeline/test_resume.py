@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.columns import STATUSES
@@ -28,6 +28,7 @@ from pipeline.resume import (
 )
 from pipeline.run import KEYS
 from pipeline.rundir import RunDirectory
+from pipeline.schema import row_schema, rows_to_table
 from pipeline.shards import commit_rows
 
 
@@ -191,3 +192,50 @@ def test_killed_and_started_again_nothing_is_lost_or_done_twice(
     commit_rows(run, make_table(["t1"], attempts=2))
     assert finalize(run, tasks["task_id"]).rows == 6
     assert left(retry=["failed"]) == []
+
+
+sessions = st.lists(
+    st.tuples(
+        st.integers(1, 8),
+        st.sets(st.sampled_from(STATUSES)),
+        st.lists(st.sampled_from(STATUSES), max_size=8),
+        st.booleans(),
+    ),
+    max_size=5,
+)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(sessions=sessions)
+def test_sessions_cut_short_against_a_dictionary(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_row: Callable[..., dict[str, Any]],
+    sessions: list[tuple[int, set[str], list[str], bool]],
+) -> None:
+    """A session has so many tasks, does some again, ends the first ones so, and may finalize."""
+    run = RunDirectory(tmp_path_factory.mktemp("run"))
+    run.create()
+    model: dict[str, tuple[str, int]] = {}
+    for count, retry, ends, finalizes in sessions:
+        tasks = tasks_of(*(f"t{number}" for number in range(count)))
+        committed, _ = read_committed(run)
+        pending = pending_tasks(tasks, committed, retry).to_pylist()
+        ids = tasks["task_id"].to_pylist()
+        left = [task for task in ids if task not in model or model[task][0] in retry]
+        assert [(row["task_id"], row["attempts"]) for row in pending] == [
+            (task, model.get(task, ("", 0))[1]) for task in left
+        ]
+        ended = {
+            row["task_id"]: (status, row["attempts"] + 1)
+            for row, status in zip(pending, ends, strict=False)
+        }
+        rows = [make_row(task, status=s, attempts=n) for task, (s, n) in ended.items()]
+        if rows:
+            commit_rows(run, rows_to_table(rows, row_schema()))
+        model |= ended
+        if finalizes:
+            finalize(run, tasks["task_id"])
+            assert run.success.exists() == all(task in model for task in ids)
+    table, _ = read_committed(run, ["task_id", "status", "attempts"])
+    found = {row["task_id"]: (row["status"], row["attempts"]) for row in table.to_pylist()}
+    assert found == model

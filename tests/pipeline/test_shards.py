@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.committed import read_committed
@@ -75,9 +76,16 @@ def test_the_same_rows_are_one_file(run: RunDirectory, make_table: MakeTable) ->
     assert ids_in(run) == ["a", "b"]
 
 
-rows_strategy = st.sets(st.tuples(st.text(max_size=5), st.integers(0, 3)), max_size=6)
+# What JSON, file systems and shells have meanings for, beside any other text.
+strange_ids = st.one_of(
+    st.text(max_size=5),
+    st.text("a\"'[], \\/.\n\0é\u2028\U0001f600", max_size=4),
+    st.sampled_from(["..", "x" * 5000, "é" * 300, "a/b", "C:\\x", "-rf", "$(id)"]),
+)
+rows_strategy = st.sets(st.tuples(strange_ids, st.integers(0, 3)), max_size=6)
 
 
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(rows_strategy, rows_strategy, st.randoms())
 def test_digests_are_equal_for_equal_sets_only(
     some: set[tuple[str, int]], others: set[tuple[str, int]], random: Any
@@ -86,6 +94,26 @@ def test_digests_are_equal_for_equal_sets_only(
     random.shuffle(shuffled)
     assert compute_rows_digest(shuffled) == compute_rows_digest(some)
     assert (compute_rows_digest(some) == compute_rows_digest(others)) == (some == others)
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.lists(strange_ids, min_size=1, max_size=4, unique=True), st.randoms())
+def test_strange_task_ids_are_stored_and_name_no_file(
+    run: RunDirectory, make_table: MakeTable, task_ids: list[str], random: Any
+) -> None:
+    path = commit_rows(run, make_table(task_ids))
+    assert re.fullmatch(r"part-[0-9a-f]{16}\.parquet", path.name)
+    assert path.parent == run.shards
+    assert pq.read_table(path, partitioning=None)["task_id"].to_pylist() == task_ids
+    random.shuffle(task_ids)
+    assert commit_rows(run, make_table(task_ids)) == path
+    path.unlink()
+    assert list(run.shards.iterdir()) == []
 
 
 def test_what_is_no_shard_is_refused(run: RunDirectory, make_table: MakeTable) -> None:
@@ -254,3 +282,29 @@ def test_a_file_damaged_inside_is_named_and_passed_over(
     table, problems = read_committed(run, ["task_id", "float_loss"])
     assert table["task_id"].to_pylist() == ["a"]
     assert [problem.path for problem in problems] == [damaged]
+
+
+@pytest.mark.parametrize("column", ["image.bytes", "float_loss", "task_id"])
+def test_one_flipped_bit_is_an_unreadable_file(
+    run: RunDirectory, make_table: MakeTable, column: str
+) -> None:
+    commit_rows(run, make_table(["a"]))
+    path = commit_rows(run, make_table(["b"]))
+    group = pq.read_metadata(path).row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    (place,) = [place for place in columns if place.path_in_schema == column]
+    data = bytearray(path.read_bytes())
+    start = place.dictionary_page_offset or place.data_page_offset
+    data[start + place.total_compressed_size - 1] ^= 16
+    path.write_bytes(data)
+    table, problems = read_committed(run, ["task_id", "float_loss", "image"])
+    assert table["task_id"].to_pylist() == ["a"]
+    assert [problem.path for problem in problems] == [path]
+
+
+def test_a_link_to_nothing_is_an_unreadable_file(run: RunDirectory, make_table: MakeTable) -> None:
+    commit_rows(run, make_table(["a"]))
+    (run.shards / "part-link.parquet").symlink_to("nowhere")
+    table, problems = read_committed(run)
+    assert table["task_id"].to_pylist() == ["a"]
+    assert [problem.path.name for problem in problems] == ["part-link.parquet"]
