@@ -2,10 +2,11 @@
 
 Every line begins with `time` (ISO 8601, UTC) and `event`; the others depend on the event:
 
-* `session_begun`: session, host, pid, pending, done_before, weights, versions
+* `session_begun`: session, host, pid, pending, weights, versions
 * `task`, once its row is committed: the columns TASK_COLUMNS; of `error` the first line
 * `problem`, a file that cannot be read: path, reason
-* `session_stopped`: session, signal; `session_ended`: session
+* `session_stopped` by a signal: session, signal; `session_failed`, with an error, and
+  `session_ended`: session
 * `finalized`: rows, missing
 
 Control and other non-ASCII characters are escaped: the log can be shown on a terminal as it is.

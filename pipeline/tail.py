@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ class ShardTail:
         A task that was done twice has two rows. A shard that a finalize removes before it was read
         is passed over.
         """
-        tables = [_empty(self._columns)]
+        tables = [no_rows(self._columns)]
         for path in sorted(set(self._list()) - self._seen):
             try:
                 tables.append(read_row_columns(path, self._columns))
@@ -68,9 +69,9 @@ def read_row_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise UnreadableFileError(FileProblem(path, "no regular file"))
-    expected = _empty(columns).schema
+    expected = no_rows(tuple(columns)).schema
     with open_parquet(path) as file:
-        version = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
+        version = (file.metadata.metadata or {}).get(VERSION_KEY)
         if version != str(SCHEMA_VERSION).encode():
             raise SchemaError(f"schema version: got {version!r}, expected {SCHEMA_VERSION}")
         table = file.read(list(columns), use_threads=False).replace_schema_metadata()
@@ -81,6 +82,8 @@ def read_row_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     return table
 
 
-def _empty(columns: Sequence[str]) -> pa.Table:
+@functools.cache
+def no_rows(columns: tuple[str, ...]) -> pa.Table:
+    """A table without rows: some fixed columns of a row, with their types."""
     schema = row_schema()
     return pa.schema([schema.field(name) for name in columns]).empty_table()

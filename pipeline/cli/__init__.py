@@ -39,6 +39,31 @@ app.command(
     help="Say what a run would cost: tasks, evaluations, memory, disk, hours.",
 )
 app.command(
+    "pipeline.cli.verify:verify",
+    name="verify",
+    help="Prove that a run directory holds what it says, and say how to mend what does not.",
+)
+app.command(
+    "pipeline.cli.status:status",
+    name="status",
+    help="Say how far a run is, what works on it, what went wrong, and what to do next.",
+)
+app.command(
+    "pipeline.cli.failures:failures",
+    name="failures",
+    help="List the rows of a run without a good texture, and what does them again.",
+)
+app.command(
+    "pipeline.cli.retry:retry",
+    name="retry",
+    help="Do the failed tasks of a run again.",
+)
+app.command(
+    "pipeline.cli.finalize:finalize",
+    name="finalize",
+    help="Make one sorted data set of what a run has committed so far.",
+)
+app.command(
     "pipeline.cli.report:report",
     name="report",
     help="Write a contact sheet of a run, worst textures first.",

@@ -1,0 +1,121 @@
+"""The committed rows at a moment, cheap to take again: a file is read once, until it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.committed import (
+    MAX_LISTINGS,
+    FileProblem,
+    UnreadableFileError,
+    list_files,
+    open_parquet,
+    select_winners,
+)
+from pipeline.rundir import RunDirectory
+from pipeline.tail import no_rows, read_row_columns
+
+KEYS = ("task_id", "category", "attempts")
+
+Stamp = tuple[int, int]
+
+
+class RowReader:
+    """Some columns of the committed rows of a run, again and again.
+
+    Args:
+        run: The run directory.
+        columns: Names of fixed columns.
+    """
+
+    def __init__(self, run: RunDirectory, columns: Sequence[str]) -> None:
+        self._run = run
+        self._columns = tuple(dict.fromkeys([*KEYS, *columns]))
+        self._known: dict[Path, tuple[Stamp, pa.Table | FileProblem]] = {}
+
+    def read(self) -> tuple[pa.Table, list[FileProblem]]:
+        """The rows that count, each task once, and the files that could not be read.
+
+        From `metrics.parquet` where it is of the very rows that are committed. Safe while rows are
+        committed and while a finalize is going on. Rows are sorted by (category, task_id).
+        """
+        for _ in range(MAX_LISTINGS):
+            files = list_files(self._run)
+            rows, vanished = self._read_finalized(files), False
+            if rows is None:
+                rows, vanished = self._gather(files)
+            if not vanished:
+                break
+        self._known = {path: self._known[path] for path in files if path in self._known}
+        problems = [known for _, known in self._known.values() if isinstance(known, FileProblem)]
+        return _select_winners(rows), problems
+
+    def _read_finalized(self, files: Sequence[Path]) -> pa.Table | None:
+        """The rows of `metrics.parquet`; None where the other files say more, or other things."""
+        if not files or any(path.parent != self._run.textures for path in files):
+            return None
+        try:
+            rows = read_row_columns(self._run.metrics, self._columns)
+            stored = sum(_count_rows(path) for path in files)
+        except (OSError, UnreadableFileError):
+            return None
+        return rows if stored == len(rows) else None
+
+    def _gather(self, files: Iterable[Path]) -> tuple[pa.Table, bool]:
+        """All rows of some files, superseded ones too, and whether one of the files has gone."""
+        tables, vanished = [], False
+        for path in files:
+            try:
+                found = self._read_file(path)
+            except FileNotFoundError:
+                vanished = True
+                continue
+            if isinstance(found, pa.Table):
+                tables.append(found)
+        return pa.concat_tables([no_rows(self._columns), *tables]), vanished
+
+    def _read_file(self, path: Path) -> pa.Table | FileProblem:
+        status = path.stat(follow_symlinks=False)
+        stamp = (status.st_mtime_ns, status.st_size)
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            try:
+                known = (stamp, read_row_columns(path, self._columns))
+            except UnreadableFileError as error:
+                known = (stamp, error.problem)
+            self._known[path] = known
+        return known[1]
+
+
+def load_task_columns(run: RunDirectory, columns: Sequence[str]) -> pa.Table:
+    """Text columns of `tasks.parquet`: all tasks of the manifest, in its order.
+
+    Raises:
+        UnreadableFileError: It is missing, cannot be read, or lacks a column.
+    """
+    try:
+        with open_parquet(run.tasks) as file:
+            table = file.read(list(columns))
+            return table.cast(pa.schema([(name, pa.string()) for name in columns]))
+    except (FileNotFoundError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = "missing" if missing else f"no list of tasks: {error}"
+        raise UnreadableFileError(FileProblem(run.tasks, reason)) from error
+
+
+def _count_rows(path: Path) -> int:
+    with open_parquet(path) as file:
+        count: int = file.metadata.num_rows
+        return count
+
+
+def _select_winners(rows: pa.Table) -> pa.Table:
+    """Of rows in the order of their files, the one that counts of each task."""
+    one = pa.scalar(1, pa.int64())
+    numbers = pc.cumulative_sum(pa.repeat(one, len(rows)))
+    located = rows.append_column("file", pa.repeat(one, len(rows))).append_column("row", numbers)
+    return select_winners(located).drop(["file", "row"])
