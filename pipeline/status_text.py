@@ -64,7 +64,8 @@ def _head(status: RunStatus) -> list[str]:
     lines = [f"{status.run}: {SAID[status.state].format(signal=signal)}"]
     if status.session:
         s = status.session
-        lines.append(f"session: {s.id}, process {s.pid} on {s.host}, begun {s.begun_at}")
+        which = "session" if status.working else "last session"
+        lines.append(f"{which}: {s.id}, process {s.pid} on {s.host}, begun {s.begun_at}")
     done = [f"{count} {name}" for name, count in status.statuses.items() if count or name == "ok"]
     total = "an unknown number of" if status.tasks is None else str(status.tasks)
     lines.append(f"tasks: {', '.join(done)} of {total}")
