@@ -47,6 +47,7 @@ def verify_run(run: RunDirectory, *, images: bool = True) -> list[Check]:
 
     Raises:
         NoRunError: There is no such folder, or it has neither `run.json` nor rows.
+        PermissionError: Nothing in the folder may be looked at.
     """
     _require_run(run)
     working = _is_held(run)

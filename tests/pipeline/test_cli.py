@@ -106,6 +106,8 @@ def test_from_images_to_report(call: Call, quick: list[str], tmp_path: Path) -> 
         (["synthesize", "--out", "r"], "no image given"),
         (["synthesize", "no.png", "--out", "r"], "images ['no.png']: no such file"),
         (["report", "r"], "'r' is no run directory"),
+        (["verify", "r"], "'r' is no run directory"),
+        (["verify", "."], "it has no run.json, no shards/ and no textures/"),
         (["manifest", "folder", "no", "--out", "m.csv"], "'no' is not a folder"),
         (["manifest", "demo", "--out", "m.txt"], "suffix '.txt', expected .csv or .parquet"),
         (["weights", "get", "no"], "weights 'no'"),
@@ -175,6 +177,36 @@ def test_a_plan_says_what_a_run_would_cost(
     }
     hours = 3 * planned["device_s_per_task"] / 3600
     assert planned["device_hours_total"] == pytest.approx(hours)
+
+
+def test_a_run_is_verified_and_a_damaged_one_says_how_to_mend_it(
+    call: Call, make_manifest: Callable[..., Path], quick: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "a run"
+    manifest = make_manifest(["a", "b"], broken=["b"])
+    assert call("run", manifest, "--out", out, *quick)[0] == 3
+    code, text, _ = call("verify", out)
+    assert code == 0
+    lines = text.splitlines()
+    assert all(line.startswith("ok ") for line in lines)
+    assert "ok      tasks: 2 of 2 tasks with a row" in lines
+    assert "ok      images: 1 PNG decoded" in lines
+    (textures,) = (out / "textures").iterdir()
+    textures.write_bytes(textures.read_bytes()[:-1])
+    code, text, _ = call("verify", out, "--no-images", "--json")
+    assert code == 3
+    values = json.loads(text)
+    assert not values["ok"]
+    checks = {check["name"]: check for check in values["checks"]}
+    assert checks["images"]["found"] == "not checked: --no-images"
+    assert textures.name in checks["files"]["problems"][0]
+    code, text, _ = call("verify", out)
+    assert code == 3
+    assert "problem files: 1 file, 0 rows" in text
+    assert "to mend: move the file away; its tasks are done again" in text
+    textures.rename(tmp_path / "aside")
+    assert call("run", manifest, "--out", out, *quick)[0] == 3
+    assert call("verify", out)[0] == 0
 
 
 @pytest.mark.parametrize("preset", ["default", "reference"])

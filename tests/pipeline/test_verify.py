@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -444,6 +445,31 @@ def test_a_run_that_goes_on_is_no_problem(finished: Story) -> None:
     assert "1 temporary file of dead writers: the next run removes them" in found
 
 
+def test_beside_a_process_that_commits_and_finalizes_there_is_no_problem(story: Story) -> None:
+    run = story.run
+    ended = threading.Event()
+
+    def work() -> None:
+        with hold_run(run):
+            for number in range(1, 1000):
+                story.commit(story.ids[:5], attempts=number)
+                story.commit(story.ids[5:], attempts=number)
+                story.finalize()
+                if ended.wait(0.1):
+                    return
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        found = [problems_of(run, images=False) for _ in range(5)]
+    finally:
+        ended.set()
+        thread.join()
+    # Only before the thread has the lock is a missing row one that nobody is about to write.
+    assert [problems for problems in found[1:] if problems] == []
+    assert problems_of(run) == {}
+
+
 def test_attempts_and_checkpoints_are_looked_at(finished: Story) -> None:
     run = finished.run
     attempts = AttemptFile(run, None)
@@ -557,6 +583,22 @@ def test_bad_files_in_every_folder_are_named(finished: Story) -> None:
         assert f"checkpoints/{name}.safetensors" in problems["checkpoints"]
         assert f"textures/{name}.json" in problems["folders"]
     assert "attempts/cut.parquet" in checks_of(run)["folders"].found
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    finished: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path == finished.run.checkpoints:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    problems = problems_of(finished.run)
+    assert list(problems) == ["folders"]
+    assert problems["folders"].startswith("checkpoints: cannot be listed: [Errno 13]")
 
 
 def test_a_record_without_what_is_compared_is_named(finished: Story) -> None:
