@@ -174,6 +174,9 @@ class SynthesisActor:
             size = group_size(deaths, self._config.max_attempts, self._lanes)
             step = size if deaths else len(group)
             for start in range(0, len(group), step):
+                if deaths:
+                    # Who is tried last must not take the rows of those before it along.
+                    self._writer.flush()
                 yield from self._rows_of_group(group[start : start + step], size)
 
     def _rows_of_group(self, tasks: Sequence[Row], lanes: int) -> Iterator[Row]:

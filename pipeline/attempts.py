@@ -27,6 +27,12 @@ from pipeline.rundir import RunDirectory, write_json_atomic
 EARLIER = "earlier"
 """Name of the file that keeps what actors of earlier sessions left."""
 
+UNREADABLE = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError),
+    *(OverflowError, RecursionError),
+)
+"""What reading a damaged file can raise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
@@ -130,7 +136,7 @@ def load_attempts(
             attempts = _read(path)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except UNREADABLE as error:
             problems.append(FileProblem(path, f"no list of attempts: {error!r}"))
             continue
         for attempt in attempts:
@@ -179,7 +185,7 @@ def count_failed_starts(run: RunDirectory, session: str | None) -> int:
     """How many actors of a session died on this machine before they were ready."""
     count = 0
     for path in run.attempts.glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        with contextlib.suppress(*UNREADABLE):
             values = json.loads(path.read_bytes())
             starting = values.get("starting", False) and values["session"] == session
             count += bool(starting and _is_dead(values["host"], values["pid"]))

@@ -16,6 +16,10 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+
+# Read when ray is imported: what still pulls blocks after a shutdown must not start another Ray.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+
 import ray
 import ray.data
 import ray.exceptions
@@ -58,11 +62,13 @@ class Job:
         pending: Number of tasks in `pending.parquet`.
         session: Id of the session.
         stopping: Whether the session was asked to stop.
+        take_signals: Called when Ray has started and put signal handlers of its own.
     """
 
     pending: int
     session: str
     stopping: Callable[[], bool]
+    take_signals: Callable[[], None]
 
 
 def run_ray_job(run: RunDirectory, config: RunConfig, root: str, job: Job) -> None:
@@ -82,6 +88,7 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, job: Job) -> No
     if begun_here:
         _start_ray(config.address)
     try:
+        job.take_signals()
         _configure_data()
         _consume(_make_dataset(run, config, root, job.pending), run, job)
     except ray.exceptions.RayError as error:
@@ -217,7 +224,8 @@ def _configure_data() -> None:
     context.execution_no_progress_timeout_s = -1
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What goes wrong comes as an exception, which says it once.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _plan_actors(config: RunConfig) -> tuple[int, dict[str, Any]]:

@@ -38,6 +38,7 @@ from pipeline.schema import RESERVED_COLUMNS
 from pipeline.session import Session, hold_run, request_stop
 from pipeline.signals import StopSignals
 from pipeline.tasks import expand_tasks
+from pipeline.terminal import first_line
 
 KEYS = ("task_id", "status", "attempts", "copy", "below_threshold")
 INLINE_BLOCK_ROWS = 64
@@ -205,17 +206,22 @@ def _execute(
         weights=record.weights,
         versions=dict(record.versions),
     )
-    how = "session_failed"
+    received: signal.Signals | None = None
     try:
         with StopSignals(ask) as signals, RunProgress(run, len(pending), terminal.console, log=log):
             if config.executor == "ray":
                 _execute_on_ray(run, config, record.root, len(pending), (session, signals))
             else:
                 _execute_inline(run, config, record.root, pending)
-        how = "session_stopped" if signals.received else "session_ended"
-        return signals.received
-    finally:
-        log.event(how, session=session.id)
+        received = signals.received
+    except BaseException as error:
+        log.event("session_failed", session=session.id, error=first_line(str(error)))
+        raise
+    if received:
+        log.event("session_stopped", session=session.id, signal=received.name)
+    else:
+        log.event("session_ended", session=session.id)
+    return received
 
 
 def _execute_on_ray(
@@ -228,7 +234,12 @@ def _execute_on_ray(
     from pipeline.job import Job, run_ray_job
 
     session, signals = driver
-    job = Job(pending=pending, session=session.id, stopping=lambda: signals.received is not None)
+    job = Job(
+        pending=pending,
+        session=session.id,
+        stopping=lambda: signals.received is not None,
+        take_signals=signals.install,
+    )
     run_ray_job(run, config, root, job)
 
 

@@ -93,7 +93,7 @@ def load_session(run: RunDirectory) -> Session | None:
     """The session that holds the run or was the last to; None if there is none to be read."""
     try:
         return Session(**json.loads(run.session.read_bytes()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

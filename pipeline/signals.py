@@ -35,9 +35,15 @@ class StopSignals:
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {s: signal.signal(s, self._handle) for s in STOP_SIGNALS}
+        self._previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self.install()
         return self
+
+    def install(self) -> None:
+        """Take the signals, again if need be: Ray, when it starts, puts handlers of its own."""
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._handle)
 
     def __exit__(
         self,
@@ -45,8 +51,9 @@ class StopSignals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
