@@ -27,6 +27,8 @@ from pipeline.rundir import RunDirectory, write_json_atomic
 EARLIER = "earlier"
 """Name of the file that keeps what actors of earlier sessions left."""
 
+PREPARING_SUFFIX = ".preparing"
+"""Of the mark that a block leaves while its exemplars are prepared."""
 UNREADABLE = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError),
     *(OverflowError, RecursionError),
@@ -166,7 +168,7 @@ def keep_earlier_attempts(run: RunDirectory, committed: Mapping[str, int]) -> No
         values = {"actor": EARLIER, "host": "", "pid": 0, "session": None, "tasks": left}
         write_json_atomic(earlier, values)
         obsolete = [path for path in obsolete if path != earlier]
-    for path in obsolete:
+    for path in [*obsolete, *run.attempts.glob(f"*{PREPARING_SUFFIX}")]:
         path.unlink(missing_ok=True)
 
 

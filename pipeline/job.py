@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
-
 # Read when ray is imported: what still pulls blocks after a shutdown must not start another Ray.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
@@ -28,7 +26,8 @@ from ray.util.metrics import Counter, Histogram
 from pipeline.actor import SynthesisActor
 from pipeline.attempts import load_attempts, running_here
 from pipeline.config import RunConfig
-from pipeline.prepare import ExemplarSource, prepare_tasks
+from pipeline.isolation import prepare_block
+from pipeline.prepare import ExemplarSource
 from pipeline.rundir import RunDirectory
 from texsynth.config import ConfigError
 
@@ -109,12 +108,12 @@ def _make_dataset(
     actors = min(actors, pending)
     on_gpu = "num_gpus" in resources
     rows_per_block = _rows_per_block(config, pending, actors, gpu=on_gpu)
-    path = str(run.pending.resolve())
-    tasks = ray.data.read_parquet(path, num_cpus=PREPARE_CPUS).repartition(
+    run = RunDirectory(run.path.resolve())
+    tasks = ray.data.read_parquet(str(run.pending), num_cpus=PREPARE_CPUS).repartition(
         target_num_rows_per_block=rows_per_block, strict=True
     )
     prepared = tasks.map_batches(
-        partial(_prepare_block, root=root, config=config),
+        partial(prepare_block, source=ExemplarSource(root, config), run=run),
         batch_format="pyarrow",
         batch_size=rows_per_block,
         num_cpus=PREPARE_CPUS,
@@ -122,7 +121,7 @@ def _make_dataset(
     return prepared.map_batches(
         MeteredActor,
         fn_constructor_kwargs={
-            "run_path": str(run.path.resolve()),
+            "run_path": str(run.path),
             # Ray shows an actor its own GPU only, whatever its number on the machine.
             "device": "cuda" if on_gpu else "cpu",
             "threads": None if on_gpu else _threads_per_actor(actors),
@@ -199,10 +198,6 @@ def _innermost(error: BaseException) -> str:
     cause: BaseException = getattr(error, "cause", None) or error.__cause__ or error
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1].strip() if lines else cause!r}"
-
-
-def _prepare_block(tasks: pa.Table, root: str, config: RunConfig) -> pa.Table:
-    return prepare_tasks(tasks, ExemplarSource(root, config))
 
 
 def _start_ray(address: str | None) -> None:

@@ -1,0 +1,109 @@
+"""Preparation of exemplars that outlives images which kill the process that decodes them.
+
+A decoder is native code, and Ray begins a task whose process has died again and again. So a block
+leaves a mark before it is prepared; one that finds its own mark is prepared exemplar by exemplar in
+processes of their own, and a death of these is a failed row. Tables go there and back as Arrow
+streams; run as a module, this file is such a process.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.attempts import PREPARING_SUFFIX
+from pipeline.config import RunConfig
+from pipeline.prepare import PREPARED, ExemplarSource, prepare_tasks
+from pipeline.rundir import RunDirectory
+from pipeline.shards import compute_rows_digest
+
+TIMEOUT_SECONDS = 300.0
+"""Of one exemplar in a process of its own; decoding the largest takes some seconds."""
+ROOT_KEY, CONFIG_KEY = b"root", b"config"
+
+
+class DecoderDeathError(RuntimeError):
+    """The process that prepared an exemplar has died, or never ended."""
+
+
+def prepare_block(tasks: pa.Table, source: ExemplarSource, run: RunDirectory) -> pa.Table:
+    """As `prepare_tasks`, but no image can kill a block twice.
+
+    Args:
+        tasks: a block of tasks, with `attempts`.
+        source: where exemplars come from and how they are cut.
+        run: run directory, where the mark is left.
+    """
+    rows = zip(tasks["task_id"].to_pylist(), tasks["attempts"].to_pylist(), strict=True)
+    mark = run.attempts / f"{compute_rows_digest(rows)}{PREPARING_SUFFIX}"
+    if mark.exists():
+        ids = pc.unique(tasks["exemplar_id"])
+        groups = [tasks.filter(pc.equal(tasks["exemplar_id"], exemplar)) for exemplar in ids]
+        prepared = pa.concat_tables([_prepare_alone(group, source) for group in groups])
+    else:
+        mark.touch()
+        prepared = prepare_tasks(tasks, source)
+    mark.unlink(missing_ok=True)
+    return prepared
+
+
+def _prepare_alone(tasks: pa.Table, source: ExemplarSource) -> pa.Table:
+    """Tasks of one exemplar, prepared in a process of its own."""
+    values = {ROOT_KEY: source.root, CONFIG_KEY: source.config.model_dump_json()}
+    command = [sys.executable, "-m", "pipeline.isolation"]
+    try:
+        done = subprocess.run(  # noqa: S603 (no shell, and no words of a user)
+            command,
+            input=_to_bytes(tasks.replace_schema_metadata(values)),
+            stdout=subprocess.PIPE,
+            timeout=TIMEOUT_SECONDS,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        return _failed(tasks, f"did not end within {TIMEOUT_SECONDS:g} s")
+    except subprocess.CalledProcessError as error:
+        code = error.returncode
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return _failed(tasks, f"died ({how})")
+    return _from_bytes(done.stdout).replace_schema_metadata()
+
+
+def _failed(tasks: pa.Table, what: str) -> pa.Table:
+    path = tasks["path"][0].as_py()
+    values: dict[str, Any] = dict.fromkeys(PREPARED.names)
+    values["error_type"] = DecoderDeathError.__name__
+    values["error"] = f"image {path!r}: the process that decoded it {what}"
+    for field in PREPARED:
+        column = pa.array([values[field.name]] * len(tasks), field.type)
+        tasks = tasks.append_column(field, column)
+    return tasks
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _from_bytes(data: bytes) -> pa.Table:
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_all()
+
+
+def main() -> None:
+    """Prepare the tasks that come in on the standard input; they go out on the standard output."""
+    tasks = _from_bytes(sys.stdin.buffer.read())
+    values = tasks.schema.metadata
+    config = RunConfig.model_validate_json(values[CONFIG_KEY])
+    source = ExemplarSource(values[ROOT_KEY].decode(), config)
+    sys.stdout.buffer.write(_to_bytes(prepare_tasks(tasks.replace_schema_metadata(), source)))
+
+
+if __name__ == "__main__":
+    main()
