@@ -12,9 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from pipeline.actor import SynthesisActor
 from pipeline.config import RunConfig
@@ -106,20 +104,6 @@ def damage_column() -> Callable[[Path, str], None]:
         path.write_bytes(data)
 
     return damage
-
-
-@pytest.fixture(scope="session")
-def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first two convolutions of a VGG19, He-initialised: a synthesis takes milliseconds."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for index, (inputs, outputs) in {0: (3, 64), 2: (64, 64)}.items():
-        kernel = torch.randn((outputs, inputs, 3, 3), generator=generator)
-        tensors[f"features.{index}.weight"] = kernel * (2 / (9 * inputs)) ** 0.5
-        tensors[f"features.{index}.bias"] = torch.zeros(outputs)
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_file(tensors, path)
-    return path
 
 
 @pytest.fixture
