@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.committed import FileProblem
-from pipeline.rundir import RunDirectory, write_json_atomic
+from pipeline.rundir import PREPARING_SUFFIX, RunDirectory, write_json_atomic
 
 EARLIER = "earlier"
 """Name of the file that keeps what actors of earlier sessions left."""
 
-PREPARING_SUFFIX = ".preparing"
-"""Of the mark that a block leaves while its exemplars are prepared."""
 UNREADABLE = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError),
     *(OverflowError, RecursionError),

@@ -10,13 +10,9 @@ import pyarrow.compute as pc
 from pipeline.attempts import Attempt, load_attempts, running_here
 from pipeline.committed import FileProblem, UnreadableFileError
 from pipeline.resume import RunRecordError, load_run_record
-from pipeline.rundir import RunDirectory
+from pipeline.rundir import RunDirectory, require_run
 from pipeline.session import Session, is_held, load_session
 from pipeline.snapshot import load_task_columns
-
-
-class NotARunError(ValueError):
-    """A path is no run directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +51,6 @@ class Evidence:
     attempts: tuple[Attempt, ...]
     tasks: pa.Table | None
     problems: tuple[FileProblem, ...]
-
-
-def require_run(run: RunDirectory) -> None:
-    """Refuse what is no run directory; a damaged one is taken.
-
-    Raises:
-        NotARunError: None of the files and folders of a run is there.
-    """
-    marks = (run.run_json, run.tasks, run.session, run.shards, run.textures, run.metrics)
-    if not run.path.is_dir() or not any(path.exists() for path in marks):
-        raise NotARunError(f"{str(run.path)!r} is no run directory")
 
 
 def load_evidence(run: RunDirectory) -> Evidence:
@@ -132,10 +117,7 @@ def _load_manifest_path(run: RunDirectory, problems: list[FileProblem]) -> str |
 
 def _load_session(run: RunDirectory, problems: list[FileProblem]) -> tuple[Session | None, bool]:
     """The session that can be read, and whether a process works on the run."""
-    try:
-        session = load_session(run)
-    except RecursionError:
-        session = None
+    session = load_session(run)
     if session is not None and not _is_sound(session):
         session = None
     if session is None and (run.session.exists() or run.lock.exists()):
@@ -154,11 +136,7 @@ def _is_sound(session: Session) -> bool:
 
 
 def _load_attempts(run: RunDirectory, problems: list[FileProblem]) -> tuple[Attempt, ...]:
-    try:
-        latest, unreadable = load_attempts(run)
-    except (OverflowError, RecursionError) as error:
-        problems.append(FileProblem(run.attempts, f"no lists of attempts: {error!r}"))
-        return ()
+    latest, unreadable = load_attempts(run)
     problems += unreadable
     return tuple(latest.values())
 

@@ -39,6 +39,7 @@ from pipeline.committed import (
     scan_committed,
 )
 from pipeline.rundir import (
+    DAMAGED_SUFFIX,
     REPLACED_PREFIX,
     TEMPORARY_PREFIX,
     RunDirectory,
@@ -95,7 +96,7 @@ def finalize(
             return _finalize(run, expected, rows_per_file, damaged)
         except UnreadableFileError as error:
             path = error.problem.path
-            aside = path.replace(run.path / f"{path.name}.damaged")
+            aside = path.replace(run.path / f"{path.name}{DAMAGED_SUFFIX}")
             damaged.append(FileProblem(aside, error.problem.reason))
 
 

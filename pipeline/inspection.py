@@ -14,9 +14,14 @@ import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
 from pipeline.committed import FileProblem, UnreadableFileError, open_parquet
-from pipeline.rundir import REPLACED_PREFIX, TEMPORARY_PREFIX, RunDirectory
+from pipeline.rundir import (
+    DAMAGED_SUFFIX,
+    PREPARING_SUFFIX,
+    REPLACED_PREFIX,
+    TEMPORARY_PREFIX,
+    RunDirectory,
+)
 
-DAMAGED_SUFFIX = ".damaged"
 FOREIGN = "not a file of a run: nothing reads it"
 UNFINISHED = "a write that its process did not end; a finalize removes it"
 ASIDE = "damaged, put aside by a finalize; its tasks count as missing until they are done again"
@@ -30,13 +35,8 @@ def find_file_problems(run: RunDirectory, *, held: bool) -> list[FileProblem]:
         held: Whether a process works on it: then files may be half written.
     """
     problems = [*_problems_of_root(run)]
-    for folder, suffix in (
-        (run.shards, ".parquet"),
-        (run.textures, ".parquet"),
-        (run.attempts, ".json"),
-        (run.checkpoints, ".safetensors"),
-    ):
-        problems += _problems_of_folder(folder, suffix)
+    for folder in run.folders():
+        problems += _problems_of_folder(run, folder)
     if held:
         problems = [p for p in problems if not p.path.name.startswith(TEMPORARY_PREFIX)]
     if run.success.exists() and not run.metrics.exists():
@@ -45,11 +45,7 @@ def find_file_problems(run: RunDirectory, *, held: bool) -> list[FileProblem]:
 
 
 def _problems_of_root(run: RunDirectory) -> Iterator[FileProblem]:
-    known = {
-        getattr(run, name).name for name, value in vars(RunDirectory).items() if _is_property(value)
-    }
-    folders = {path.name for path in (run.shards, run.textures, run.attempts, run.checkpoints)}
-    folders.add(run.report.name)
+    folders = {*run.folders(), run.report}
     for path in _list(run.path):
         if isinstance(path, FileProblem):
             yield path
@@ -57,16 +53,16 @@ def _problems_of_root(run: RunDirectory) -> Iterator[FileProblem]:
             yield FileProblem(path, UNFINISHED)
         elif path.name.endswith(DAMAGED_SUFFIX):
             yield FileProblem(path, ASIDE)
-        elif path.name in folders or path.name.startswith(REPLACED_PREFIX):
+        elif path in folders or path.name.startswith(REPLACED_PREFIX):
             if not path.is_dir():
                 yield FileProblem(path, "no folder")
-        elif path.name not in known:
+        elif not run.is_own(path):
             yield FileProblem(path, FOREIGN)
         else:
             yield from _problems_of_file(path)
 
 
-def _problems_of_folder(folder: Path, suffix: str) -> Iterator[FileProblem]:
+def _problems_of_folder(run: RunDirectory, folder: Path) -> Iterator[FileProblem]:
     if not folder.is_dir():
         return
     for path in _list(folder):
@@ -74,10 +70,10 @@ def _problems_of_folder(folder: Path, suffix: str) -> Iterator[FileProblem]:
             yield path
         elif path.name.startswith(TEMPORARY_PREFIX):
             yield FileProblem(path, UNFINISHED)
-        elif path.suffix != suffix:
+        elif not run.is_own(path):
             yield FileProblem(path, FOREIGN)
-        else:
-            yield from _problems_of_file(path, deep=suffix == ".safetensors")
+        elif path.suffix != PREPARING_SUFFIX:
+            yield from _problems_of_file(path, deep=folder == run.checkpoints)
 
 
 def _problems_of_file(path: Path, *, deep: bool = True) -> Iterator[FileProblem]:
@@ -111,7 +107,3 @@ def _list(folder: Path) -> Sequence[Path | FileProblem]:
         return []
     except OSError as error:
         return [FileProblem(folder, f"cannot be listed: {error}")]
-
-
-def _is_property(value: object) -> bool:
-    return isinstance(value, property)

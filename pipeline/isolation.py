@@ -16,10 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.attempts import PREPARING_SUFFIX
 from pipeline.config import RunConfig
 from pipeline.prepare import PREPARED, ExemplarSource, prepare_tasks
-from pipeline.rundir import RunDirectory
+from pipeline.rundir import PREPARING_SUFFIX, RunDirectory
 from pipeline.shards import compute_rows_digest
 
 TIMEOUT_SECONDS = 300.0

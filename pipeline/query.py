@@ -22,7 +22,7 @@ def load_metrics(run: RunDirectory) -> pd.DataFrame:
     """
     newer = any(run.shards.glob("*.parquet")) or run.replaced()
     if run.metrics.exists() and not newer:
-        table = pq.read_table(run.metrics)
+        table = pq.read_table(run.metrics, page_checksum_verification=True)
     else:
         table, _ = read_committed(run)
     frame: pd.DataFrame = table.to_pandas()

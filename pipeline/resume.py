@@ -198,7 +198,7 @@ def load_tasks(run: RunDirectory) -> pa.Table:
         RunRecordError: `tasks.parquet` is missing or cannot be read.
     """
     try:
-        return pq.read_table(run.tasks)
+        return pq.read_table(run.tasks, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise RunRecordError(

@@ -32,7 +32,7 @@ from pipeline.resume import (
     write_run_record,
     write_tasks,
 )
-from pipeline.rundir import RunDirectory
+from pipeline.rundir import RunDirectory, require_run
 from pipeline.runlog import RunLog
 from pipeline.schema import RESERVED_COLUMNS
 from pipeline.session import Session, hold_run, request_stop
@@ -91,10 +91,10 @@ def retry_run(run: RunDirectory, retry: Sequence[str], console: Console) -> RunO
         console: for progress.
 
     Raises:
-        RunRecordError: if it is no run directory.
+        NotARunError, RunRecordError: if it is no run directory, or a damaged one.
         RunBusyError, WeightsError, OSError: as `run_manifest`.
     """
-    record = require_record(run)
+    record = _require_record(run)
     config = RunConfig.model_validate({**record.config, "retry": tuple(retry)})
     require_device(config)
     with hold_run(run) as session:
@@ -105,25 +105,21 @@ def finalize_run(run: RunDirectory) -> Finalized:
     """Compact what is committed, as a run does at its end.
 
     Raises:
-        RunRecordError: if it is no run directory.
+        NotARunError, RunRecordError: if it is no run directory, or a damaged one.
         RunBusyError: if a process works on it.
         OSError: if the disk is full, or the like; committed rows stay.
     """
-    require_record(run)
+    _require_record(run)
     run.create()
     with hold_run(run):
         return _finalize(run, load_tasks(run))
 
 
-def require_record(run: RunDirectory) -> RunRecord:
-    """The content of `run.json`.
-
-    Raises:
-        RunRecordError: if there is none, or it cannot be read.
-    """
+def _require_record(run: RunDirectory) -> RunRecord:
+    require_run(run)
     record = load_run_record(run)
     if record is None:
-        raise RunRecordError(f"{str(run.path)!r} is no run directory: it has no run.json")
+        raise RunRecordError(f"{run.run_json} is missing; `texsynth run` writes it anew")
     return record
 
 

@@ -20,6 +20,13 @@ import pyarrow.parquet as pq
 
 TEMPORARY_PREFIX = "_tmp-"
 REPLACED_PREFIX = "_replaced-"
+DAMAGED_SUFFIX = ".damaged"
+PREPARING_SUFFIX = ".preparing"
+"""Of the mark that a block leaves in `attempts/` while its exemplars are prepared."""
+
+
+class NotARunError(ValueError):
+    """A path is no run directory."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +109,48 @@ class RunDirectory:
         """Earlier texture folders that a finalize put aside and has not yet removed."""
         return sorted(self.path.glob(f"{REPLACED_PREFIX}*"))
 
+    def folders(self) -> dict[Path, tuple[str, ...]]:
+        """The folders of files that a run reads, and how the names of these files end."""
+        return {
+            self.shards: (".parquet",),
+            self.textures: (".parquet",),
+            self.attempts: (".json", PREPARING_SUFFIX),
+            self.checkpoints: (".safetensors",),
+        }
+
+    def is_own(self, path: Path) -> bool:
+        """Whether something in the directory, or in one of its folders, has a name of the run's."""
+        if path.name.startswith(TEMPORARY_PREFIX):
+            return True
+        suffixes = self.folders().get(path.parent)
+        if suffixes is not None:
+            return path.suffix in suffixes
+        aside = path.name.startswith(REPLACED_PREFIX) or path.name.endswith(DAMAGED_SUFFIX)
+        return aside or path in self._named()
+
+    def _named(self) -> set[Path]:
+        """Everything that this class has a name for."""
+        names = [name for name, value in vars(type(self)).items() if isinstance(value, property)]
+        return {getattr(self, name) for name in names}
+
     def temporaries(self) -> list[Path]:
         """Files whose writing has not ended: of writers at work, or that were killed."""
         pattern = f"{TEMPORARY_PREFIX}*.tmp"
         folders = (self.path, self.shards, self.attempts, self.checkpoints)
         return [path for folder in folders for path in folder.glob(pattern)]
+
+
+def require_run(run: RunDirectory) -> None:
+    """Refuse what is no run directory; a damaged one is taken.
+
+    Raises:
+        NotARunError: There is no such folder, or nothing of a run is in it.
+    """
+    marks = (run.run_json, run.tasks, run.session, run.shards, run.textures, run.metrics)
+    if not run.path.is_dir() or not any(path.exists() for path in marks):
+        raise NotARunError(
+            f"{str(run.path)!r} is no run directory, expected a folder that `texsynth run` made"
+        )
 
 
 @contextmanager

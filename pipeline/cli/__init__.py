@@ -1,21 +1,31 @@
 """The command line: `texsynth COMMAND`.
 
-Exit codes: 0 all done, 2 bad usage or refused, 3 finished with failed rows, 130 interrupted.
+Exit codes: 0 all done, 2 bad usage or refused, 3 finished with failed rows, 130 or 143 stopped by
+Ctrl-C or SIGTERM.
 Commands are imported when they are called, so that `--help` waits for nothing.
 """
 
 import os
+import signal
 import sys
 from importlib import metadata
+from types import FrameType
 
 from cyclopts import App, CycloptsError
 from pydantic import ValidationError
+
+from pipeline.terminal import visible_lines
 
 # Threads that spin while they wait take the cores from Ray's own processes; read by OpenMP when
 # torch starts, here and in a local Ray's workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-EXIT_USAGE, EXIT_FAILED_ROWS, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_USAGE, EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 3, 130, 143
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, where no run catches it."""
+
 
 app = App(
     name="texsynth",
@@ -88,19 +98,26 @@ app.command(
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one message and exit code 2."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         app(sys.argv[1:], print_error=False, exit_on_error=False)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         sys.stderr.write("\ninterrupted; a run goes on when the same command is given again\n")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(EXIT_TERMINATED if isinstance(stop, _TerminatedError) else EXIT_INTERRUPTED)
     except CycloptsError as error:
         sys.stderr.write(f"error: {_describe_usage(error)}\n")
         sys.exit(EXIT_USAGE)
     except (ValueError, OSError) as error:
         # Every error of this project that a user can mend is a ValueError with what, got,
         # expected and where; everything else is a defect and keeps its traceback.
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {visible_lines(str(error))}\n")
         sys.exit(EXIT_USAGE)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _TerminatedError
 
 
 def _describe_usage(error: CycloptsError) -> str:

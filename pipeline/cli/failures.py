@@ -7,10 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipeline.cli import EXIT_FAILED_ROWS
-from pipeline.evidence import require_run
 from pipeline.failures import FAILURE_STATUSES, failures_json, load_failures
 from pipeline.failures_text import failure_text, failures_lines
-from pipeline.rundir import RunDirectory
+from pipeline.rundir import RunDirectory, require_run
 from pipeline.terminal import visible
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.committed import UnreadableFileError, open_parquet
 from pipeline.resume import RunRecord, RunRecordError, load_run_record
-from pipeline.rundir import RunDirectory
+from pipeline.rundir import RunDirectory, require_run
 from pipeline.session import is_held, load_session
 from pipeline.verify.checks import Check, Problems, counted
 from pipeline.verify.contents import (
@@ -29,13 +29,9 @@ from pipeline.verify.finished import check_metrics, check_success, check_texture
 from pipeline.verify.folders import check_attempts, check_checkpoints, check_folders
 from pipeline.verify.images import check_exemplars
 
-__all__ = ["Check", "NoRunError", "verify_run"]
+__all__ = ["Check", "verify_run"]
 
 TASK_ID = pa.schema([("task_id", pa.string())])
-
-
-class NoRunError(ValueError):
-    """A path is no run directory."""
 
 
 def verify_run(run: RunDirectory, *, images: bool = True) -> list[Check]:
@@ -46,10 +42,10 @@ def verify_run(run: RunDirectory, *, images: bool = True) -> list[Check]:
         images: Decode the stored PNGs and read the sources, too.
 
     Raises:
-        NoRunError: There is no such folder, or it has neither `run.json` nor rows.
+        NotARunError: The path is no run directory.
         PermissionError: Nothing in the folder may be looked at.
     """
-    _require_run(run)
+    require_run(run)
     working = _is_held(run)
     record, checks = _check_record(run)
     tasks, tasks_check = _check_tasks_file(run)
@@ -69,14 +65,6 @@ def verify_run(run: RunDirectory, *, images: bool = True) -> list[Check]:
     checks.append(check_checkpoints(run, set(contents.winners["task_id"].to_pylist())))
     checks.append(check_folders(run, working=working))
     return [*_describe_process(run, working=working), *checks]
-
-
-def _require_run(run: RunDirectory) -> None:
-    where = f"{str(run.path)!r} is no run directory"
-    if not run.path.is_dir():
-        raise NoRunError(f"{where}: expected a folder that `texsynth run` made")
-    if not any(path.exists() for path in (run.run_json, run.shards, run.textures)):
-        raise NoRunError(f"{where}: it has no run.json, no shards/ and no textures/")
 
 
 def _is_held(run: RunDirectory) -> bool:

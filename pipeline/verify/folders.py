@@ -9,10 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from pipeline.attempts import load_attempts
-from pipeline.rundir import REPLACED_PREFIX, TEMPORARY_PREFIX, RunDirectory
+from pipeline.rundir import DAMAGED_SUFFIX, RunDirectory
 from pipeline.verify.checks import MAX_LINES, Check, Problems, counted
-
-DAMAGED_SUFFIX = ".damaged"
 
 
 def check_attempts(run: RunDirectory) -> Check:
@@ -57,13 +55,13 @@ def check_folders(run: RunDirectory, *, working: bool) -> Check:
     """
     problems = Problems()
     notes = []
-    for folder in (run.path, run.shards, run.textures, run.attempts, run.checkpoints):
+    for folder in (run.path, *run.folders()):
         try:
             entries = sorted(folder.iterdir()) if folder.exists() else []
         except OSError as error:
             problems.add(f"{folder.name}: cannot be listed: {error}")
             continue
-        foreign = [path for path in entries if _is_foreign(run, path)]
+        foreign = [path for path in entries if not run.is_own(path)]
         if folder == run.textures:
             seen = [path for path in foreign if not path.name.startswith(("_", "."))]
             problems.add(*(f"textures/{path.name}: not of the run" for path in seen))
@@ -81,25 +79,6 @@ def _read_task_id(path: Path) -> str:
     with safe_open(path, "np") as file:
         (text,) = (file.metadata() or {}).values()
         return str(json.loads(text)["task_id"])
-
-
-def _is_foreign(run: RunDirectory, path: Path) -> bool:
-    name = path.name
-    if name.startswith(TEMPORARY_PREFIX):
-        return False
-    if path.parent == run.path:
-        ours = {value.name for value in _own_paths(run)}
-        aside = name.startswith(REPLACED_PREFIX) or name.endswith(DAMAGED_SUFFIX)
-        return name not in ours and not aside
-    suffixes = {run.attempts: ".json", run.checkpoints: ".safetensors"}
-    return path.suffix != suffixes.get(path.parent, ".parquet")
-
-
-def _own_paths(run: RunDirectory) -> Iterator[Path]:
-    """Everything that `RunDirectory` has a name for."""
-    for name, value in vars(RunDirectory).items():
-        if isinstance(value, property):
-            yield getattr(run, name)
 
 
 def _describe_leftovers(run: RunDirectory, *, working: bool) -> Iterator[str]:

@@ -107,7 +107,7 @@ def test_from_images_to_report(call: Call, quick: list[str], tmp_path: Path) -> 
         (["synthesize", "no.png", "--out", "r"], "images ['no.png']: no such file"),
         (["report", "r"], "'r' is no run directory"),
         (["verify", "r"], "'r' is no run directory"),
-        (["verify", "."], "it has no run.json, no shards/ and no textures/"),
+        (["verify", "."], "is no run directory, expected a folder that `texsynth run` made"),
         (["manifest", "folder", "no", "--out", "m.csv"], "'no' is not a folder"),
         (["manifest", "demo", "--out", "m.txt"], "suffix '.txt', expected .csv or .parquet"),
         (["weights", "get", "no"], "weights 'no'"),
@@ -252,19 +252,27 @@ def test_single_images_give_two_pictures_each(
     assert "a.png" in err
 
 
-def test_an_interrupted_run_says_how_to_go_on(
-    make_manifest: Callable[..., Path], quick: list[str], tmp_path: Path
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_a_signal_stops_says_how_to_go_on(
+    make_manifest: Callable[..., Path],
+    quick: list[str],
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
 ) -> None:
     out = tmp_path / "r"
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]
     command += [str(make_manifest(["a"])), "--out", str(out), *quick]
     command[command.index("5")] = "1e6"
     command += ["--set", "synthesis.plateau_tolerance=0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (out / "pending.parquet").exists() and process.poll() is None:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, **pipes)
+    while not list(out.glob("attempts/*.json")) and process.poll() is None:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; a run goes on when the same command is given again" in err
-    assert "Traceback" not in err
+    os.kill(process.pid, number)
+    text, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"stopped by {number.name}: the same command goes on" in text
+    assert "once more to stop at once" in err
+    assert "Traceback" not in text + err
+    assert not list(out.glob("attempts/*"))

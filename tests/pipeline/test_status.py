@@ -15,10 +15,9 @@ import pytest
 import pipeline.evidence
 from pipeline.attempts import AttemptFile
 from pipeline.committed import read_committed
-from pipeline.evidence import NotARunError
 from pipeline.finalize import finalize
 from pipeline.resume import RunRecord, pending_tasks, write_pending, write_run_record, write_tasks
-from pipeline.rundir import RunDirectory, write_json_atomic
+from pipeline.rundir import NotARunError, RunDirectory, write_json_atomic
 from pipeline.runlog import RunLog
 from pipeline.session import Session, hold_run, request_stop
 from pipeline.shards import commit_rows
@@ -285,7 +284,7 @@ def test_deep_nesting_is_no_crash(run: RunDirectory) -> None:
     make_run(run)
     for path in (run.run_json, run.session, run.log, run.attempts / "x.json"):
         path.write_text("[" * 100_000)
-    assert paths_of(load_status(run)) == ["attempts", "run.json", "session.json"]
+    assert paths_of(load_status(run)) == ["attempts/x.json", "run.json", "session.json"]
 
 
 def test_where_the_lock_cannot_be_tried_the_session_is_believed(

@@ -28,12 +28,12 @@ from pipeline.attempts import AttemptFile
 from pipeline.columns import STATUSES
 from pipeline.finalize import finalize
 from pipeline.resume import RunRecord, write_run_record, write_tasks
-from pipeline.rundir import RunDirectory
+from pipeline.rundir import NotARunError, RunDirectory
 from pipeline.schema import FLAGS, compute_flags, row_schema, rows_to_table
 from pipeline.session import hold_run
 from pipeline.shards import commit_rows
 from pipeline.tasks import task_seed
-from pipeline.verify import Check, NoRunError, verify_run
+from pipeline.verify import Check, verify_run
 from pipeline.verify.images import find_png_problem
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -155,7 +155,7 @@ def test_verify_changes_nothing(finished: Story) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file", tmp_path / "absent"):
-        with pytest.raises(NoRunError, match="is no run directory"):
+        with pytest.raises(NotARunError, match="is no run directory"):
             verify_run(RunDirectory(path))
 
 
