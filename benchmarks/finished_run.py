@@ -21,13 +21,11 @@ from PIL import Image
 from benchmarks.environment import describe_environment
 from pipeline.config import RunConfig
 from pipeline.finalize import finalize
-from pipeline.manifest import load_manifest
-from pipeline.preflight import make_record
+from pipeline.preflight import check_run
 from pipeline.resume import write_run_record, write_tasks
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema, rows_to_table
 from pipeline.shards import commit_rows
-from pipeline.tasks import expand_tasks
 
 OPTIONS = {"weights": "random:0", "size": 64, "variations": 2}
 ROWS_PER_SHARD = 500
@@ -40,10 +38,9 @@ def make_finished_run(folder: Path, rows: int) -> list[str]:
     lines = [f"x{i:06d},x{i:06d}.png,c{i % 47}" for i in range(rows // 2)]
     manifest.write_text("\n".join(["exemplar_id,path,category", *lines]) + "\n")
     config = RunConfig.model_validate(OPTIONS).resolved()
-    loaded = load_manifest(manifest)
-    tasks = expand_tasks(loaded.table, crops=1, variations=config.variations, seed=config.seed)
-    record = make_record(loaded, tasks, config)
     run = RunDirectory(folder / "run")
+    checked = check_run(manifest, config, run)
+    tasks, record = checked.tasks, checked.record
     run.create()
     write_tasks(run, tasks)
     write_run_record(run, record)

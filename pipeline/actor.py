@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,7 @@ from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema
 from pipeline.session import StopWatch
 from pipeline.shards import ShardWriter
-from pipeline.tail import ShardTail
+from pipeline.tail import CommittedTasks
 from pipeline.watchdog import Watchdog
 from texsynth.images import image_to_tensor
 from texsynth.memory import choose_lanes
@@ -89,7 +88,7 @@ class SynthesisActor:
         _require_same_weights(self._network, record)
         self._maker = RowMaker(record, self._config, self._network)
         self._lanes = self._choose_lanes()
-        self._committed = _CommittedTasks(self._run)
+        self._committed = CommittedTasks(self._run)
         self._writer = ShardWriter(
             self._run,
             row_schema(record.carried),
@@ -290,21 +289,6 @@ class SynthesisActor:
     def _release_memory(self) -> None:
         if self._network.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-class _CommittedTasks:
-    """Which tasks have been committed since this actor began, by whatever actor."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self._tail = ShardTail(run, ["task_id", "attempts"])
-        self._attempts: dict[str, int] = {}
-
-    def without(self, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The tasks that have no row of the attempt that they are now at, or of a later one."""
-        for row in self._tail.new_rows().to_pylist():
-            known = self._attempts.get(row["task_id"], 0)
-            self._attempts[row["task_id"]] = max(known, row["attempts"])
-        return [t for t in tasks if self._attempts.get(t["task_id"], 0) <= t["attempts"]]
 
 
 def _require_same_weights(network: texsynth.TextureNetwork, record: RunRecord) -> None:

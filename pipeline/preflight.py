@@ -1,21 +1,24 @@
-"""What is checked before a run begins, or goes on; nothing is written here."""
+"""What is checked before a run begins, or goes on, or is planned; nothing is written here."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
 import platform
+from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import torch
 
 import texsynth
 from pipeline.config import RunConfig
-from pipeline.manifest import Manifest
-from pipeline.resume import RunMismatchError, RunRecord, refuse_other_config
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.prepare import PREPARED
+from pipeline.resume import RunMismatchError, RunRecord, load_run_record, refuse_other_config
 from pipeline.rundir import RunDirectory
-from pipeline.schema import row_schema
-from pipeline.tasks import TASK_COLUMNS
+from pipeline.schema import RESERVED_COLUMNS, row_schema
+from pipeline.tasks import TASK_COLUMNS, expand_tasks
 from texsynth.config import ConfigError
 from texsynth.synthesis import compute_levels, make_batches
 
@@ -27,7 +30,7 @@ class RunDirectoryError(ValueError):
     """The output directory holds something else."""
 
 
-def refuse_other_folder(run: RunDirectory) -> None:
+def _refuse_other_folder(run: RunDirectory) -> None:
     """Raise unless a run may be begun or continued here: finalize replaces what has its names.
 
     Raises:
@@ -65,16 +68,60 @@ def require_device(config: RunConfig) -> None:
             raise ConfigError(f"device is {config.device!r}, this machine has {count} CUDA devices")
 
 
-def make_record(manifest: Manifest, tasks: pa.Table, config: RunConfig) -> RunRecord:
-    """What `run.json` is to say; the weights are loaded and the levels tried for it.
+@dataclass(frozen=True)
+class CheckedRun:
+    """What a run is to do, found good.
+
+    Args:
+        tasks: of the manifest, as `expand_tasks` makes them.
+        record: what `run.json` is to say.
+        network: the weights, on the CPU.
+    """
+
+    tasks: pa.Table
+    record: RunRecord
+    network: texsynth.TextureNetwork
+
+
+def check_run(manifest_path: Path, config: RunConfig, run: RunDirectory | None) -> CheckedRun:
+    """Read the manifest, load the weights, try the levels, and compare with what a run holds.
+
+    Args:
+        manifest_path: CSV or Parquet, see `manifests/README.md`.
+        config: resolved.
+        run: run directory to continue or begin; None for none.
 
     Raises:
-        WeightsError, ConfigError, TapError: The settings cannot give a texture.
-        SchemaError: The manifest has columns that rows have no room for.
+        ManifestError: the manifest cannot be read.
+        WeightsError, ConfigError, TapError: the settings cannot give a texture.
+        SchemaError: the manifest has columns that rows have no room for.
+        RunDirectoryError, RunRecordError, RunMismatchError: `run` is not this run's.
     """
+    if run is not None:
+        _refuse_other_folder(run)
+    manifest = load_manifest(
+        manifest_path,
+        root=config.root,
+        limit=config.limit,
+        reserved=RESERVED_COLUMNS.union(PREPARED.names),
+        allow_outside_root=config.allow_outside_root,
+    )
+    tasks = expand_tasks(
+        manifest.table, crops=config.crops, variations=config.variations, seed=config.seed
+    )
     network = texsynth.load_network(config.weights, normalisation=config.normalisation)
     synthesis = config.resolve_synthesis()
     make_batches(network, synthesis, compute_levels(synthesis, config.size, config.size))
+    record = _make_record(manifest, tasks, config, network)
+    previous = load_run_record(run) if run is not None else None
+    if previous is not None:
+        refuse_other_run(previous, record)
+    return CheckedRun(tasks, record, network)
+
+
+def _make_record(
+    manifest: Manifest, tasks: pa.Table, config: RunConfig, network: texsynth.TextureNetwork
+) -> RunRecord:
     carried = pa.schema([field for field in tasks.schema if field.name not in TASK_COLUMNS])
     row_schema(carried)
     return RunRecord(

@@ -17,10 +17,9 @@ from pipeline.attempts import keep_earlier_attempts
 from pipeline.committed import read_committed
 from pipeline.config import RunConfig
 from pipeline.finalize import Finalized, finalize
-from pipeline.manifest import load_manifest
 from pipeline.outcome import RunOutcome, describe_outcome
-from pipeline.preflight import make_record, refuse_other_folder, refuse_other_run, require_device
-from pipeline.prepare import PREPARED, ExemplarSource, prepare_tasks
+from pipeline.preflight import CheckedRun, check_run, refuse_other_run, require_device
+from pipeline.prepare import ExemplarSource, prepare_tasks
 from pipeline.progress import RunProgress
 from pipeline.resume import (
     RunRecord,
@@ -34,10 +33,8 @@ from pipeline.resume import (
 )
 from pipeline.rundir import RunDirectory, require_run
 from pipeline.runlog import RunLog
-from pipeline.schema import RESERVED_COLUMNS
 from pipeline.session import Session, hold_run, request_stop
 from pipeline.signals import StopSignals
-from pipeline.tasks import expand_tasks
 from pipeline.terminal import first_line
 
 KEYS = ("task_id", "status", "attempts", "copy", "below_threshold")
@@ -62,24 +59,12 @@ def run_manifest(manifest_path: Path, out: Path, config: RunConfig, console: Con
         OSError: if the directory cannot be written; committed rows stay.
     """
     run = RunDirectory(out)
-    refuse_other_folder(run)
     require_device(config)
-    manifest = load_manifest(
-        manifest_path,
-        root=config.root,
-        limit=config.limit,
-        reserved=RESERVED_COLUMNS.union(PREPARED.names),
-        allow_outside_root=config.allow_outside_root,
-    )
-    tasks = expand_tasks(
-        manifest.table, crops=config.crops, variations=config.variations, seed=config.seed
-    )
-    record = make_record(manifest, tasks, config)
-    _refuse_mismatch(run, record)
+    checked = check_run(manifest_path, config, run)
     run.create()
     with hold_run(run) as session:
-        record = _write_record(run, record, tasks)
-        return _go_on(run, record, tasks, config, _Terminal(console, session))
+        record = _write_record(run, checked)
+        return _go_on(run, record, checked.tasks, config, _Terminal(console, session))
 
 
 def retry_run(run: RunDirectory, retry: Sequence[str], console: Console) -> RunOutcome:
@@ -134,24 +119,20 @@ class _Terminal:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _refuse_mismatch(run: RunDirectory, record: RunRecord) -> RunRecord | None:
+def _write_record(run: RunDirectory, checked: CheckedRun) -> RunRecord:
+    """Write what the run is, where that is new."""
+    record = checked.record
     previous = load_run_record(run)
     if previous is not None:
+        # Another process may have written it since it was checked.
         refuse_other_run(previous, record)
-    return previous
-
-
-def _write_record(run: RunDirectory, record: RunRecord, tasks: pa.Table) -> RunRecord:
-    """Write what the run is, where that is new."""
-    previous = _refuse_mismatch(run, record)
-    if previous is not None:
         record = dataclasses.replace(record, created_at=previous.created_at)
     same = previous is not None and (previous.config, previous.manifest_sha256) == (
         record.config,
         record.manifest_sha256,
     )
     if not same or not run.tasks.exists():
-        write_tasks(run, tasks)
+        write_tasks(run, checked.tasks)
         write_run_record(run, record)
     return record
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -54,6 +55,33 @@ class ShardTail:
 
     def _list(self) -> list[Path]:
         return list(self._run.shards.glob("*.parquet"))
+
+
+class CommittedTasks:
+    """Which tasks have rows, as far as the shards of a run tell; every shard is read once.
+
+    Args:
+        run: The run directory.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._tail = ShardTail(run, ["task_id", "attempts"])
+        self._attempts: dict[str, int] = {}
+
+    def without(self, tasks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The tasks that have no row yet beside those that their `attempts` count.
+
+        Args:
+            tasks: `task_id`, and as `attempts` how often work on it had been begun before.
+        """
+        for row in self._tail.new_rows().to_pylist():
+            known = self._attempts.get(row["task_id"], 0)
+            self._attempts[row["task_id"]] = max(known, row["attempts"])
+        return [
+            dict(task)
+            for task in tasks
+            if self._attempts.get(task["task_id"], 0) <= task["attempts"]
+        ]
 
 
 def read_row_columns(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -10,10 +10,11 @@ import pytest
 import torch
 from rich.console import Console
 
-import pipeline.plan
+import pipeline.calibration
+from pipeline.calibration import compute_evaluations
 from pipeline.config import RunConfig
 from pipeline.manifest import ManifestError
-from pipeline.plan import compute_evaluations, plan_run
+from pipeline.plan import plan_run
 from pipeline.resume import RunMismatchError
 from pipeline.run import run_manifest
 from texsynth import ConfigError, SynthesisConfig, WeightsError, load_network, synthesize
@@ -143,19 +144,19 @@ def test_a_level_that_takes_too_long_or_too_much_memory_is_scaled_from_a_smaller
     make_manifest: MakeManifest, quick_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, sides = make_manifest(["a"]), []
-    time_evaluations = pipeline.plan._time_evaluations
+    time_evaluations = pipeline.calibration._time_evaluations
 
     def note_side(*arguments: Any) -> float:
         sides.append(arguments[3])
         return time_evaluations(*arguments)
 
-    monkeypatch.setattr(pipeline.plan, "_time_evaluations", note_side)
+    monkeypatch.setattr(pipeline.calibration, "_time_evaluations", note_side)
     with monkeypatch.context() as slow:
-        slow.setattr(pipeline.plan, "CALIBRATION_S", 0.0)
+        slow.setattr(pipeline.calibration, "CALIBRATION_S", 0.0)
         plan = plan_run(manifest, quick_config(size=256, lanes=1))
     assert [level.measured_at_px for level in plan.levels] == [64, 64, 64]
     assert plan.lanes_that_fit > 0
-    monkeypatch.setattr(pipeline.plan, "_memory_bytes", lambda device: 30_000_000)
+    monkeypatch.setattr(pipeline.calibration, "memory_bytes", lambda device: 30_000_000)
     plan = plan_run(manifest, quick_config(size=1024, lanes=1, synthesis={"levels": 1}))
     assert (plan.levels[0].side_px, plan.levels[0].measured_at_px) == (1024, 64)
     assert plan.lanes_that_fit == 0

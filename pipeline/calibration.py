@@ -1,0 +1,141 @@
+"""How long evaluations take on a device: a few of them, of noise exemplars, at every level.
+
+What is neither an evaluation nor an L-BFGS step is left out: decoding, start-up, and the measures
+of a finished texture. So is what makes later evaluations dearer than the first ones: the full
+L-BFGS history.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from texsynth import SynthesisConfig, TextureNetwork, synthesize
+from texsynth.memory import SHARE_OF_FREE_MEMORY, estimate_lane_bytes
+
+CALIBRATION_S = 20.0
+"""Time for all levels together, about: somebody waits for it."""
+MEASURED_S = 1.0
+MEASURED_EVALUATIONS = 20
+"""A level is measured until it took that long, or had so many evaluations."""
+SMALLEST_STAND_IN = 64
+"""Side of the smallest image that is measured in a larger one's place, px: pool5 needs 32."""
+NEXT_SIDE_COST = 16
+"""Time that the next side takes, in evaluations at this one: four times the pixels, once to warm
+up and once measured, each with its targets and the reference loss of one texture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelPlan:
+    """One level of every task.
+
+    Args:
+        side_px: of the images.
+        evaluations_per_task: at most, at this side.
+        device_s_per_evaluation: time of the device for one evaluation of one task.
+        measured_at_px: the side that was timed; where it is smaller, the time was scaled by area.
+    """
+
+    side_px: int
+    evaluations_per_task: int
+    device_s_per_evaluation: float
+    measured_at_px: int
+
+
+def calibrate(
+    network: TextureNetwork, config: SynthesisConfig, lanes: int, sizes: Sequence[tuple[int, int]]
+) -> tuple[LevelPlan, ...]:
+    """Time every level, or where that would take too long or too much memory, a smaller side.
+
+    Args:
+        network: on the device that is measured.
+        config: what is minimised, and how.
+        lanes: busy ones.
+        sizes: (height, width) of every level, the finest last; squares.
+    """
+    levels: list[LevelPlan] = []
+    measured, limit_s = SMALLEST_STAND_IN, CALIBRATION_S / len(sizes)
+    for (side, _), count in zip(sizes, compute_evaluations(config.evaluations, sizes), strict=True):
+        sides = [side]
+        while sides[-1] // 2 >= measured:
+            sides.append(sides[-1] // 2)
+        measured, seconds = _time_level(network, config, lanes, sides, limit_s)
+        levels.append(
+            LevelPlan(
+                side_px=side,
+                evaluations_per_task=count,
+                device_s_per_evaluation=seconds / lanes * (side / measured) ** 2,
+                measured_at_px=measured,
+            )
+        )
+    return tuple(levels)
+
+
+def compute_evaluations(budget: float, sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """Evaluations of a task at every level, if all is spent: as many as at each finer level.
+
+    Args:
+        budget: in evaluations at full size.
+        sizes: (height, width) of every level, the finest last.
+    """
+    costs = [math.prod(size) / math.prod(sizes[-1]) for size in sizes]
+    counts: list[int] = []
+    for level, cost in enumerate(costs):
+        counts.append(max(1, math.floor(budget / sum(costs[level:]) + 1e-6)))
+        budget -= counts[-1] * cost
+    return counts
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Free memory of a GPU; physical memory of a machine, for a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _time_level(
+    network: TextureNetwork, config: SynthesisConfig, lanes: int, sides: list[int], limit_s: float
+) -> tuple[int, float]:
+    """The largest bearable of falling sides, and the seconds of an evaluation of all lanes."""
+    config = dataclasses.replace(
+        config,
+        # A smaller side stands in with the layers of the level itself.
+        taps=network.resolve_taps(config.taps, sides[0], sides[0]),
+        levels=1,
+        plateau_tolerance=0.0,
+        time_limit_s=None,
+    )
+    memory = SHARE_OF_FREE_MEMORY * memory_bytes(network.device)
+    while True:
+        side = sides.pop()
+        # Once unmeasured, while libraries and memory are made ready.
+        for _ in range(2):
+            seconds = _time_evaluations(network, config, lanes, side, 1)
+        if not sides or NEXT_SIDE_COST * seconds > limit_s:
+            break
+        if lanes * estimate_lane_bytes(network, config, [(sides[-1], sides[-1])]) > memory:
+            break
+    count = 1
+    while count < MEASURED_EVALUATIONS and seconds * count < MEASURED_S:
+        count = min(MEASURED_EVALUATIONS, max(2 * count, math.ceil(MEASURED_S / seconds)))
+        seconds = _time_evaluations(network, config, lanes, side, count)
+    return side, seconds
+
+
+def _time_evaluations(
+    network: TextureNetwork, config: SynthesisConfig, lanes: int, side: int, evaluations: int
+) -> float:
+    """Seconds that one evaluation of all lanes takes."""
+    generator = torch.Generator().manual_seed(0)
+    exemplars = torch.rand((lanes, 3, side, side), generator=generator)
+    config = dataclasses.replace(config, evaluations=evaluations)
+    results = synthesize(
+        exemplars, range(lanes), config, network, lanes=lanes, device=network.device
+    )
+    first = next(results)
+    return first.seconds / first.evaluations
