@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 import pipeline.calibration
+import pipeline.plan
 from pipeline.calibration import compute_evaluations
 from pipeline.config import RunConfig
 from pipeline.manifest import ManifestError
@@ -156,7 +157,8 @@ def test_a_level_that_takes_too_long_or_too_much_memory_is_scaled_from_a_smaller
         plan = plan_run(manifest, quick_config(size=256, lanes=1))
     assert [level.measured_at_px for level in plan.levels] == [64, 64, 64]
     assert plan.lanes_that_fit > 0
-    monkeypatch.setattr(pipeline.calibration, "memory_bytes", lambda device: 30_000_000)
+    for module in (pipeline.calibration, pipeline.plan):
+        monkeypatch.setattr(module, "memory_bytes", lambda device: 30_000_000)
     plan = plan_run(manifest, quick_config(size=1024, lanes=1, synthesis={"levels": 1}))
     assert (plan.levels[0].side_px, plan.levels[0].measured_at_px) == (1024, 64)
     assert plan.lanes_that_fit == 0
