@@ -193,6 +193,9 @@ class SynthesisActor:
                     lanes //= 2
                     self._lanes = min(self._lanes, lanes)
                     logger.warning("out of memory: %s; going on with %d lanes", error, lanes)
+            except OSError:
+                # Attempts cannot be recorded: that is no task's fault, and nothing may be begun.
+                raise
             except Exception as error:
                 # One task must not take its neighbours along: each is tried by itself, then named.
                 self._release_memory()
@@ -207,6 +210,8 @@ class SynthesisActor:
             task = waiting.pop(task_id)
             try:
                 yield from self._synthesize({task_id: task}, 1, set())
+            except OSError:
+                raise
             except Exception as error:
                 self._release_memory()
                 yield self._maker.failed(task, error, context=context)

@@ -44,6 +44,7 @@ from pipeline.rundir import (
     TEMPORARY_PREFIX,
     RunDirectory,
     atomic_path,
+    naming,
     sync,
     write_json_atomic,
 )
@@ -167,7 +168,7 @@ def _write_parts(folder: Path, scan: Scan, rows_per_file: int) -> None:
 
 
 def _write_part(path: Path, scan: Scan, rows: pa.Table) -> None:
-    with open_row_writer(path, scan.schema) as writer:
+    with naming(path), open_row_writer(path, scan.schema) as writer:
         for start in range(0, len(rows), GATHERED_ROWS):
             table = read_rows(scan, rows.slice(start, GATHERED_ROWS), scan.schema.names)
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)

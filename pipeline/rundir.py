@@ -6,6 +6,7 @@ the disk, and renamed; the directory is synced after it. An error leaves no file
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -158,18 +159,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, which takes the place of `path` at the end.
 
     Raises:
-        OSError: The disk is full, or the like; then nothing has changed.
+        OSError: The disk is full, or the like; then nothing has changed. It names the file.
     """
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{unique}.tmp")
     try:
-        yield temporary
-        sync(temporary)
+        with naming(path):
+            yield temporary
+            sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system that name no file, as those of a write do not, name this one."""
+    try:
+        yield
+    except OSError as error:
+        # Something else was missing, and who looked for it says what.
+        if error.errno in (None, errno.ENOENT) or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def sync(path: Path) -> None:

@@ -28,6 +28,8 @@ from pipeline.schema import SchemaError, carried_columns, rows_to_table
 ROW_GROUP_ROWS = 64
 # Share of `flush_seconds` that is left for the write itself.
 WRITE_MARGIN = 0.2
+# A disk that is full now is full in a millisecond: others get at the buffer in between.
+RETRY_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -205,3 +207,4 @@ class ShardWriter:
                 except OSError as error:
                     logger.warning("%d finished rows not committed: %s", len(self._rows), error)
                     self._error = error
+                    self._due_at = time.monotonic() + max(self._flush_after_s, RETRY_SECONDS)
