@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from pipeline import job
+from pipeline.actor import SynthesisActor
 from pipeline.config import RunConfig
+from pipeline.rundir import RunDirectory
 from texsynth import ConfigError
 
 RUN = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]
@@ -108,3 +110,35 @@ def test_blocks_are_a_few_lane_fulls_and_enough_for_every_actor(
 ) -> None:
     config = RunConfig(lanes=lanes)
     assert job._rows_per_block(config, pending, actors, gpu=gpu) == expected
+
+
+def test_rows_are_counted_for_prometheus(
+    monkeypatch: pytest.MonkeyPatch,
+    make_actor: Callable[[RunConfig], SynthesisActor],
+    quick_config: Callable[..., RunConfig],
+    run: RunDirectory,
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    class Meter:
+        def __init__(self, name: str, *arguments: Any, **more: Any) -> None:
+            self.name = name
+
+        def inc(self, value: float, tags: dict[str, str] | None = None) -> None:
+            seen.append((self.name, value, tags))
+
+        observe = inc
+
+    monkeypatch.setattr(job, "Counter", Meter)
+    monkeypatch.setattr(job, "Histogram", Meter)
+    make_actor(quick_config())
+    actor = job.MeteredActor(str(run.path))
+    actor.row_ended({"status": "ok", "seconds": 2.5, "evaluations": 40.0})
+    actor.row_ended({"status": "failed", "seconds": None, "evaluations": None})
+    actor.close()
+    assert seen == [
+        ("texsynth_tasks", 1, {"status": "ok"}),
+        ("texsynth_task_seconds", 2.5, {"status": "ok"}),
+        ("texsynth_evaluations", 40.0, None),
+        ("texsynth_tasks", 1, {"status": "failed"}),
+    ]
