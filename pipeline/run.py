@@ -142,10 +142,7 @@ def _go_on(
 ) -> RunOutcome:
     """Execute what is pending and finalize; the run is held by this process."""
     committed, _ = read_committed(run, KEYS)
-    attempts = dict(
-        zip(committed["task_id"].to_pylist(), committed["attempts"].to_pylist(), strict=True)
-    )
-    keep_earlier_attempts(run, attempts)
+    _keep_attempts(run, committed)
     pending = pending_tasks(tasks, committed, config.retry)
     if len(pending):
         write_pending(run, pending)
@@ -233,6 +230,13 @@ def _execute_inline(run: RunDirectory, config: RunConfig, root: str, pending: pa
 def _finalize(run: RunDirectory, tasks: pa.Table) -> Finalized:
     compact = run.success.exists()
     finalized = finalize(run, tasks["task_id"])
+    if any(run.attempts.iterdir()):
+        _keep_attempts(run, read_committed(run, KEYS)[0])
     if not compact or finalized.missing:
         RunLog(run).event("finalized", rows=finalized.rows, missing=len(finalized.missing))
     return finalized
+
+
+def _keep_attempts(run: RunDirectory, committed: pa.Table) -> None:
+    columns = (committed["task_id"].to_pylist(), committed["attempts"].to_pylist())
+    keep_earlier_attempts(run, dict(zip(*columns, strict=True)))
