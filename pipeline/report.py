@@ -32,7 +32,7 @@ from pipeline.report_text import (
 )
 from pipeline.resume import RunRecord, load_run_record
 from pipeline.rundir import RunDirectory, atomic_path
-from texsynth.decoding import ImageError, load_image
+from texsynth.decoding import DEFAULT_MAX_PIXELS, ImageError, load_image
 
 # Textures of 256 px and their exemplars take 250 to 400 KB of the page: about 100 MB in all.
 DEFAULT_LIMIT = 300
@@ -128,13 +128,20 @@ def order_worst_first(rows: pd.DataFrame) -> pd.DataFrame:
     return ordered.drop(columns=["worst", "loss"])
 
 
-def remake_exemplar(row: dict[str, Any], root: str, *, allow_outside_root: bool = False) -> bytes:
+def remake_exemplar(
+    row: dict[str, Any],
+    root: str,
+    *,
+    allow_outside_root: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> bytes:
     """The exemplar of a row as PNG, cut again from its source file.
 
     Args:
         row: Of the run's metrics.
         root: Of the paths, as in `run.json`.
         allow_outside_root: Whether the run took paths that leave the root.
+        max_pixels: Of a source that the run took.
 
     Raises:
         ImageError: The file is missing, cannot be read, or is not the one that the row was made
@@ -143,12 +150,15 @@ def remake_exemplar(row: dict[str, Any], root: str, *, allow_outside_root: bool 
     box = [row[name] for name in ("crop_left", "crop_top", "crop_side", "width")]
     if any(value is None for value in box):
         raise ImageError("the row does not say what was cut")
-    data = read_image_bytes(row["path"], root, allow_outside_root=allow_outside_root)
+    data = read_image_bytes(
+        row["path"], root, allow_outside_root=allow_outside_root, max_pixels=max_pixels
+    )
     if hashlib.sha256(data).hexdigest() != row["exemplar_sha256"]:
         raise ImageError("the source file has changed since the run")
     left, top, side, size = map(int, box)
     file = io.BytesIO()
-    cut_square(load_image(data), left, top, side, size).save(file, "PNG")
+    image = load_image(data, max_pixels=max_pixels)
+    cut_square(image, left, top, side, size).save(file, "PNG")
     return file.getvalue()
 
 

@@ -64,6 +64,11 @@ app.command(
     help="List the rows of a run without a good texture, and what does them again.",
 )
 app.command(
+    "pipeline.cli.replay:replay",
+    name="replay",
+    help="Make one row of a run again and say whether it is the same.",
+)
+app.command(
     "pipeline.cli.retry:retry",
     name="retry",
     help="Do the failed tasks of a run again.",
@@ -108,12 +113,18 @@ def main() -> None:
         sys.stderr.write(f"error: {_describe_usage(error)}\n")
         sys.exit(EXIT_USAGE)
     except (ValueError, OSError) as error:
-        # Every error of this project that a user can mend is a ValueError with what, got,
-        # expected and where; everything else is a defect and keeps its traceback.
+        if not _can_be_mended(error):
+            raise
         sys.stderr.write(f"error: {visible_lines(str(error))}\n")
         sys.exit(EXIT_USAGE)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _can_be_mended(error: ValueError | OSError) -> bool:
+    """Whether it is an error of the system, or of a class of ours; a bare ValueError is a defect."""
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or package in ("pipeline", "texsynth")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -15,6 +15,11 @@ import yaml
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.replay import load_row
+from pipeline.resume import load_run_record
+from pipeline.rundir import RunDirectory
+from pipeline.schema import row_schema, rows_to_table
+from pipeline.shards import commit_rows
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -42,7 +47,9 @@ def quick(weights_file: Path) -> list[str]:
     return options.split()
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "synthesize", "report", "manifest", "demo"])
+@pytest.mark.parametrize(
+    "command", ["run", "plan", "replay", "synthesize", "report", "manifest", "demo"]
+)
 def test_help_names_every_option_in_plain_words(call: Call, command: str) -> None:
     code, out, _ = call(command, "--help")
     assert code == 0
@@ -59,7 +66,17 @@ def test_the_version_and_the_list_of_commands(call: Call) -> None:
     assert call("--version")[1].strip()[0].isdigit()
     code, out, _ = call()
     assert code == 0
-    for command in ("manifest", "run", "plan", "report", "synthesize", "demo", "weights", "config"):
+    for command in (
+        "manifest",
+        "run",
+        "plan",
+        "replay",
+        "report",
+        "synthesize",
+        "demo",
+        "weights",
+        "config",
+    ):
         assert f" {command} " in out
 
 
@@ -209,6 +226,59 @@ def test_a_run_is_verified_and_a_damaged_one_says_how_to_mend_it(
     assert call("verify", out)[0] == 0
 
 
+def test_a_row_is_made_again_and_compared(
+    call: Call, make_manifest: Callable[..., Path], quick: list[str], tmp_path: Path
+) -> None:
+    out, pictures = tmp_path / "a run", tmp_path / "pictures"
+    manifest = make_manifest(["a", "b"], broken=["b"])
+    assert call("run", manifest, "--out", out, *quick)[0] == 3
+    code, text, err = call("replay", out, "a-c0-v0", "--out", pictures)
+    assert (code, err) == (0, "")
+    lines = text.splitlines()
+    assert lines[0] == "a-c0-v0 (ok): identical: every pixel, loss and count is the same"
+    assert lines[1] == "  pixels: 0.00% differ, by 0 of 255 at most, 0 on average"
+    assert "  stop_reason: budget stored, budget here" in lines
+    assert len(list(pictures.iterdir())) == 3
+    code, text, _ = call("replay", out, "b-c0-v0", "--json")
+    assert code == 0
+    values = json.loads(text)
+    assert (values["verdict"], values["comparison"]) == ("the same error", None)
+    assert "ImageError: image 'images/b.png'" in values["error"]
+    source = tmp_path / "images" / "b.png"
+    source.write_bytes((tmp_path / "images" / "a.png").read_bytes())
+    code, text, _ = call("replay", out, "b-c0-v0")
+    assert code == 3
+    assert text.startswith("b-c0-v0 (failed): different: it gives a texture here")
+    assert "  in the run: ImageError: image 'images/b.png'" in text
+    code, text, err = call("replay", out, "c-c0-v0")
+    assert (code, text) == (2, "")
+    assert "no committed row of task 'c-c0-v0', expected one of 2 tasks" in err
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_row_that_a_process_died_of_is_made_again_with_a_warning(
+    call: Call, make_manifest: Callable[..., Path], quick: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert call("run", make_manifest(["a"]), "--out", out, *quick)[0] == 0
+    run = RunDirectory(out)
+    row = load_row(run, "a-c0-v0")
+    row |= {
+        "status": "quarantined",
+        "error_type": "ProcessDeathError",
+        "error": "died",
+        "image": None,
+    }
+    row["attempts"] += 1
+    record = load_run_record(run)
+    assert record is not None
+    commit_rows(run, rows_to_table([row], row_schema(record.carried)))
+    code, text, err = call("replay", out, "a-c0-v0")
+    assert code == 3
+    assert "it gives a texture here" in text
+    assert err == "a process died of this task: this one may, too\n"
+
+
 @pytest.mark.parametrize("preset", ["default", "reference"])
 def test_what_config_show_prints_is_a_config_file(
     call: Call, make_manifest: Callable[..., Path], quick: list[str], tmp_path: Path, preset: str
@@ -276,3 +346,15 @@ def test_a_run_that_a_signal_stops_says_how_to_go_on(
     assert "once more to stop at once" in err
     assert "Traceback" not in text + err
     assert not list(out.glob("attempts/*"))
+
+
+def test_a_defect_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(preset: str) -> None:
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr("pipeline.cli.config.RunConfig", fail)
+    monkeypatch.setattr(sys, "argv", ["texsynth", "config", "show"])
+    with pytest.raises(ValueError, match="not enough values"):
+        main()

@@ -1,0 +1,105 @@
+"""The texture of a row, made again from its seed, alone on one lane.
+
+A row that went on from checkpoints is interrupted where it was; one whose time was up is stopped
+at as many evaluations. Both are exact where one lane alone is looked at there: a lane beside others
+can have been left between two readings of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+
+from pipeline.rows import Row
+from texsynth import SynthesisConfig, TextureNetwork, TextureObjective
+from texsynth.precision import exact_arithmetic
+from texsynth.results import SynthesisResult, finish_task
+from texsynth.scheduler import Synthesis
+from texsynth.synthesis import prepare_synthesis
+from texsynth.tasks import TaskCheckpoint, resume_task
+
+SAME_EVALUATIONS = 1e-6
+"""Evaluations at full size: sums in another order differ by less, two readings by more."""
+
+
+def resynthesize(
+    row: Row, exemplar: torch.Tensor, config: SynthesisConfig, network: TextureNetwork
+) -> SynthesisResult:
+    """Synthesise the texture of a row again.
+
+    Args:
+        row: Its `seed`, `resumed_at`, `stop_reason` and `evaluations` say what is done.
+        exemplar: [3, H, W] in [0, 1].
+        config: Of the run; its time limit is not kept.
+        network: On the device that is to work.
+    """
+    config = dataclasses.replace(config, time_limit_s=None)
+    stops = list(row["resumed_at"] or [])
+    timed_out = row["stop_reason"] == "time_limit"
+    if timed_out:
+        stops.append(row["evaluations"])
+    checkpoints: dict[int, TaskCheckpoint] = {}
+    for stop in [*stops, math.inf]:
+        work = prepare_synthesis(
+            exemplar[None],
+            [row["seed"]],
+            config,
+            network,
+            lanes=1,
+            device=network.device,
+            checkpoints=checkpoints,
+        )
+        result = _advance(work, stop)
+        if result is not None:
+            return result
+        checkpoints = {0: work.checkpoints()[0]}
+        if timed_out and stop == stops[-1]:
+            break
+    return _end_early(checkpoints[0], exemplar, config, network)
+
+
+def measure_delivered_loss(
+    pixels: torch.Tensor, exemplar: torch.Tensor, network: TextureNetwork
+) -> float:
+    """Reference loss of a stored texture, as rows have it.
+
+    Args:
+        pixels: [3, H, W], 8-bit values over 255.
+        exemplar: [3, H, W] in [0, 1].
+        network: Of the run.
+
+    Raises:
+        ValueError: The two are not of one size.
+    """
+    config = SynthesisConfig.preset("reference")
+    with torch.no_grad(), exact_arithmetic():
+        objective = TextureObjective(network, exemplar[None].to(network.device), config)
+        terms = objective(pixels[None].to(network.device))
+    return math.fsum(terms.gram[0].tolist()) + float(terms.spectrum[0])
+
+
+def _advance(work: Synthesis, evaluations: float) -> SynthesisResult | None:
+    """Work to the end, or until so many evaluations are spent: then there is no result."""
+    while True:
+        results = work.advance()
+        if results:
+            return results[0]
+        if work.progress()[0].point.evaluations >= evaluations - SAME_EVALUATIONS:
+            return None
+
+
+def _end_early(
+    checkpoint: TaskCheckpoint,
+    exemplar: torch.Tensor,
+    config: SynthesisConfig,
+    network: TextureNetwork,
+) -> SynthesisResult:
+    """The result of a task whose time was up at a checkpoint."""
+    task = resume_task(checkpoint, 0, exemplar, config.evaluations)
+    task.image = task.image.to(network.device)
+    task.stop_reason = "time_limit"
+    lowest = checkpoint.readings[-1][1] if checkpoint.readings else math.inf
+    task.objective_loss = lowest if config.keep_best else checkpoint.curve[-1].loss
+    return finish_task(task, network)
