@@ -44,7 +44,7 @@ MEMORY_ERRORS = (MemoryError, torch.OutOfMemoryError)
 logger = logging.getLogger(__name__)
 
 
-class ActorStartError(RuntimeError):
+class ActorStartError(ValueError):
     """Actors die before they are ready."""
 
 

@@ -184,13 +184,13 @@ def parse_retry(value: Any) -> tuple[str, ...]:
         value: such a text, or several.
 
     Raises:
-        ValueError: for a word that is none of RETRYABLE.
+        ConfigError: for a word that is none of RETRYABLE.
     """
     items = [value] if isinstance(value, str) else value
     words = tuple(part for item in items for part in str(item).split(",") if part)
     unknown = set(words) - set(RETRYABLE)
     if unknown:
-        raise ValueError(
+        raise ConfigError(
             f"unknown status {', '.join(sorted(unknown))}, expected some of {', '.join(RETRYABLE)}"
         )
     return words

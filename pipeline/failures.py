@@ -15,6 +15,7 @@ from pipeline.committed import FileProblem, UnreadableFileError
 from pipeline.rundir import RunDirectory
 from pipeline.snapshot import RowReader, load_task_columns
 from pipeline.terminal import first_line
+from texsynth.config import ConfigError
 
 FAILURE_STATUSES = tuple(status for status in STATUSES if status != "ok")
 COLUMNS = (
@@ -85,12 +86,12 @@ def load_failures(
         task: Id of the only task that is asked for.
 
     Raises:
-        ValueError: A status is unknown, or `task` has no such row.
+        ConfigError: A status is unknown, or `task` has no such row.
     """
     unknown = [name for name in statuses if name not in FAILURE_STATUSES]
     if unknown or not statuses:
         expected = ", ".join(FAILURE_STATUSES)
-        raise ValueError(f"status: got {unknown or 'none'}, expected some of {expected}")
+        raise ConfigError(f"status: got {unknown or 'none'}, expected some of {expected}")
     table, problems = RowReader(run, COLUMNS).read()
     wanted = pc.is_in(table["status"], pa.array(sorted(statuses), pa.string()))
     failed = table.filter(wanted).select(COLUMNS)
@@ -102,7 +103,7 @@ def load_failures(
     if task is not None:
         failed = failed.filter(pc.equal(failed["task_id"], task))
         if not len(failed):
-            raise ValueError(f"task {task!r}: no row with status {' or '.join(statuses)}")
+            raise ConfigError(f"task {task!r}: no row with status {' or '.join(statuses)}")
     return Failures(rows=tuple(failed.to_pylist()), problems=tuple(problems))
 
 

@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def _can_be_mended(error: ValueError | OSError) -> bool:
-    """Whether it is an error of the system, or of a class of ours; a bare ValueError is a defect."""
+    """Whether the system or a class of ours says what is wrong; a bare ValueError is a defect."""
     package = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError) or package in ("pipeline", "texsynth")
 

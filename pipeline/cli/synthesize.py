@@ -36,13 +36,13 @@ def synthesize(
         seed: Of the start image.
     """
     if not images:
-        raise ValueError("no image given; expected at least one file")
+        raise ConfigError("no image given; expected at least one file")
     absent = [str(path) for path in images if not path.is_file()]
     if absent:
-        raise ValueError(f"images {absent}: no such file")
+        raise ConfigError(f"images {absent}: no such file")
     repeated = {path.stem for path in images if [p.stem for p in images].count(path.stem) > 1}
     if repeated:
-        raise ValueError(f"images share the names {sorted(repeated)}: their results would collide")
+        raise ConfigError(f"images share the names {sorted(repeated)}: their results would collide")
     config = SynthesisConfig.preset(preset)
     if evaluations is not None:
         config = config.with_values({"evaluations": evaluations})

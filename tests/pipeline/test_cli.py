@@ -348,7 +348,7 @@ def test_a_run_that_a_signal_stops_says_how_to_go_on(
     assert not list(out.glob("attempts/*"))
 
 
-def test_a_defect_keeps_its_traceback(
+def test_a_bare_value_error_is_a_defect(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(preset: str) -> None:
