@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from pydantic import ValidationError
 
 import texsynth
 from pipeline.committed import Scan, read_from_scan, read_rows
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, describe_validation
 from pipeline.preflight import require_device
 from pipeline.prepare import ExemplarSource, prepare_tasks
 from pipeline.report import remake_exemplar
@@ -35,7 +36,7 @@ from pipeline.row_comparison import (
 from pipeline.rows import Row, RowMaker
 from pipeline.rundir import RunDirectory
 from pipeline.tasks import TASK_COLUMNS
-from texsynth.config import ALGORITHM_VERSION
+from texsynth.config import ALGORITHM_VERSION, ConfigError
 from texsynth.decoding import ImageError
 from texsynth.images import image_to_tensor, tensor_to_pil
 
@@ -105,14 +106,17 @@ def replay_row(
         ReplayError: There is no `run.json`; the source file, the weights or the settings are not
             what the row was made with.
         RunRecordError: `run.json` is damaged.
-        ConfigError, WeightsError: There is no such device; the weights cannot be had here.
+        ConfigError, WeightsError: There is no such device or setting; the weights cannot be had.
         OSError: The pictures cannot be written.
     """
     record = load_run_record(run)
     if record is None:
         raise ReplayError(f"{str(run.path)!r} is no run directory: it has no {run.run_json.name}")
     chosen = device or record.config.get("device")
-    config = RunConfig.model_validate({**record.config, "device": chosen, "executor": "inline"})
+    try:
+        config = RunConfig.model_validate({**record.config, "device": chosen, "executor": "inline"})
+    except ValidationError as error:
+        raise ConfigError(describe_validation(error)) from error
     require_device(config)
     _refuse_other_settings(row, record)
     network = texsynth.load_network(

@@ -271,7 +271,7 @@ def test_other_weights_settings_and_devices_are_refused(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(ids="a")
-    with pytest.raises(ValueError, match="expected cpu, cuda or cuda:N"):
+    with pytest.raises(ConfigError, match="expected cpu, cuda or cuda:N"):
         replay(run, device="tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="has 0 CUDA devices"):
