@@ -21,6 +21,12 @@ from pipeline.columns import FLAGGED, RETRYABLE
 from pipeline.rundir import RunDirectory, write_json_atomic, write_table_atomic
 from pipeline.tasks import task_seed
 
+MEND = (
+    "put back a copy, or give the same command with another --out and copy the run.json that it "
+    "writes"
+)
+"""What helps against a `run.json` that cannot be used."""
+
 
 class RunRecordError(ValueError):
     """`run.json` cannot be read."""
@@ -94,6 +100,8 @@ def load_run_record(run: RunDirectory) -> RunRecord | None:
         text = run.run_json.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise RunRecordError(f"{run.run_json}: cannot be read: {error}; {MEND}") from error
     try:
         values = json.loads(text)
         fingerprint = values.pop("fingerprint")
@@ -101,10 +109,12 @@ def load_run_record(run: RunDirectory) -> RunRecord | None:
         schema = pa.ipc.read_schema(pa.py_buffer(carried))
         record = RunRecord(**values, carried=schema)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise RunRecordError(f"{run.run_json}: no run record: {error!r}") from error
+        raise RunRecordError(f"{run.run_json}: no run record: {error!r}; {MEND}") from error
     if fingerprint != record.fingerprint:
         expected = f"{record.fingerprint!r}, that of its 'identity'"
-        raise RunRecordError(f"{run.run_json}: fingerprint {fingerprint!r}, expected {expected}")
+        raise RunRecordError(
+            f"{run.run_json}: fingerprint {fingerprint!r}, expected {expected}; {MEND}"
+        )
     return record
 
 

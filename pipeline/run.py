@@ -13,10 +13,11 @@ import pyarrow as pa
 from rich.console import Console
 
 from pipeline.actor import SynthesisActor
-from pipeline.attempts import keep_earlier_attempts
-from pipeline.committed import read_committed
+from pipeline.attempts import keep_earlier_attempts, load_attempts
+from pipeline.committed import FileProblem, read_committed
 from pipeline.config import RunConfig
 from pipeline.finalize import Finalized, finalize
+from pipeline.inspection import find_file_problems
 from pipeline.outcome import RunOutcome, describe_outcome
 from pipeline.preflight import CheckedRun, check_run, refuse_other_run, require_device
 from pipeline.prepare import ExemplarSource, prepare_tasks
@@ -35,7 +36,7 @@ from pipeline.rundir import RunDirectory, require_run
 from pipeline.runlog import RunLog
 from pipeline.session import Session, hold_run, request_stop
 from pipeline.signals import StopSignals
-from pipeline.terminal import first_line
+from pipeline.terminal import first_line, visible
 
 KEYS = ("task_id", "status", "attempts", "copy", "below_threshold")
 INLINE_BLOCK_ROWS = 64
@@ -131,17 +132,36 @@ def _write_record(run: RunDirectory, checked: CheckedRun) -> RunRecord:
         record.config,
         record.manifest_sha256,
     )
-    if not same or not run.tasks.exists():
+    if not same or not _holds(run, checked.tasks):
         write_tasks(run, checked.tasks)
         write_run_record(run, record)
     return record
+
+
+def _holds(run: RunDirectory, tasks: pa.Table) -> bool:
+    """Whether `tasks.parquet` has these tasks."""
+    try:
+        return bool(load_tasks(run).equals(tasks))
+    except RunRecordError:
+        return False
+
+
+def _say_problems(
+    run: RunDirectory, unreadable: Sequence[FileProblem], terminal: _Terminal
+) -> None:
+    """Name the files that are not as they should be, each once; the run goes on without them."""
+    problems = [*unreadable, *load_attempts(run)[1], *find_file_problems(run, held=True)]
+    reasons = {problem.path: problem.reason for problem in reversed(problems)}
+    for path in sorted(reasons):
+        terminal.say(visible(f"passed over: {path}: {reasons[path]}"))
 
 
 def _go_on(
     run: RunDirectory, record: RunRecord, tasks: pa.Table, config: RunConfig, terminal: _Terminal
 ) -> RunOutcome:
     """Execute what is pending and finalize; the run is held by this process."""
-    committed, _ = read_committed(run, KEYS)
+    committed, unreadable = read_committed(run, KEYS)
+    _say_problems(run, unreadable, terminal)
     _keep_attempts(run, committed)
     pending = pending_tasks(tasks, committed, config.retry)
     if len(pending):
