@@ -1,19 +1,20 @@
-"""Runs the command line with a fault built in: `inject.py FAULTS.json texsynth-arguments...`.
+"""Runs the command line with faults built in: `inject.py FAULTS.json texsynth-arguments...`.
 
-FAULTS.json holds a list of {"do": ..., "at": ..., "exemplar": ..., "rows": ..., "once": ...}:
+FAULTS.json holds a list of {"do": ..., "at": ..., and, if need be, "exemplar", "rows", "once"}:
 
-* `do`: exit, sigkill, segfault, sigstop, sigint, sigterm, hang, raise, memory, nan, or full_disk;
-* `at`: "task" (in the actor, before the evaluation with which a task of `exemplar` begins; any task
-  if it is null), "commit" (before a shard is renamed), or the name of a step of finalize;
+* `do`: a key of `ACTIONS`, or memory, slow, nan, which strike the work instead of the process;
+* `at`: "task": in the actor, when a task of `exemplar` (any, if that is not given) comes to a lane;
+  or a step of finalize, before which the driver is struck;
 * `rows`: only once so many rows are committed;
 * `once`: a path; the fault strikes only if it can make this file, so once in all processes.
 
-The class is defined in `__main__`: Ray sends it to its workers whole.
+The class of the actor is defined in `__main__`: Ray sends it to its workers whole.
 """
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import errno
 import json
 import math
@@ -22,21 +23,33 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow.parquet as pq
 
-FINALIZE_STEPS = ("build", "swap", "metrics", "remove", "success")
-FAULTS = json.loads(Path(sys.argv[1]).read_text())
+Fault = dict[str, Any]
+
+STEPS = {
+    "build": "_write_part",
+    "swap": "_swap",
+    "metrics": "_write_metrics",
+    "remove": "_remove",
+    "success": "_write_success",
+}
+"""Steps of finalize, by the function that does each."""
+LOOKED_SECONDS = 1.3
+"""After which an actor has looked whether its session was asked to stop."""
+SLOW_SECONDS = 3.0
+FILLER = "filler"
+BLOCK = 4096
 
 
-def committed_rows(out: Path) -> int:
-    return sum(pq.read_metadata(path).num_rows for path in out.glob("shards/part-*.parquet"))
-
-
-def is_due(fault: dict[str, Any], out: Path) -> bool:
-    if committed_rows(out) < fault.get("rows", 0):
+def is_due(fault: Fault, out: Path) -> bool:
+    shards = out.glob("shards/part-*.parquet")
+    if sum(pq.read_metadata(path).num_rows for path in shards) < fault.get("rows", 0):
         return False
     if fault.get("once") is None:
         return True
@@ -47,55 +60,74 @@ def is_due(fault: dict[str, Any], out: Path) -> bool:
     return True
 
 
-def strike(what: str) -> None:
-    """Do it to this process; what returns has changed nothing."""
-    actions: dict[str, Callable[[], Any]] = {
-        "exit": lambda: os._exit(7),
-        "segfault": lambda: ctypes.string_at(0),
-        "hang": lambda: time.sleep(3600),
-        "raise": lambda: unforeseen(),
-        "full_disk": lambda: full_disk(),
-        **{
-            name.lower(): lambda name=name: os.kill(os.getpid(), getattr(signal, name))
-            for name in ("SIGKILL", "SIGSTOP", "SIGINT", "SIGTERM")
-        },
-    }
-    actions[what]()
+def signal_driver(out: Path, *numbers: signal.Signals) -> None:
+    driver = json.loads((out / "session.json").read_text())["pid"]
+    for number in numbers:
+        os.kill(driver, number)
+        time.sleep(LOOKED_SECONDS)
 
 
-def unforeseen() -> None:
+def signal_self(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+def fill_disk(out: Path) -> None:
+    """Leave not one block beside the run directory."""
+    with (out.parent / FILLER).open("ab", buffering=0) as file:
+        try:
+            while file.write(b"0" * BLOCK):
+                pass
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+
+
+def fail_unforeseen(out: Path) -> None:
     raise ZeroDivisionError("an error that nobody foresaw")
 
 
-def full_disk() -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+ACTIONS: dict[str, Callable[[Path], Any]] = {
+    "exit": lambda out: os._exit(7),
+    "segfault": lambda out: ctypes.string_at(0),
+    "hang": lambda out: time.sleep(3600),
+    "sigkill": lambda out: signal_self(signal.SIGKILL),
+    "sigstop": lambda out: signal_self(signal.SIGSTOP),
+    "driver-sigkill": lambda out: signal_driver(out, signal.SIGKILL),
+    "driver-sigint": lambda out: signal_driver(out, signal.SIGINT),
+    "driver-sigterm": lambda out: signal_driver(out, signal.SIGTERM),
+    "driver-twice": lambda out: signal_driver(out, signal.SIGTERM, signal.SIGTERM),
+    "raise": fail_unforeseen,
+    "fill": fill_disk,
+}
 
 
-def make_actor_class(base: type, faults: Sequence[dict[str, Any]]) -> type:
-    """A subclass of an actor that strikes its own process."""
+def make_actor_class(base: type, faults: Sequence[Fault]) -> type:
+    """A subclass of an actor that strikes its own process, or its work."""
 
     class FaultyActor(base):  # type: ignore[misc]
         def _prepare(self, tasks: Any, exemplars: Any, lanes: int) -> Any:
             work = super()._prepare(tasks, exemplars, lanes)
-            original = work.advance
+            original, out = work.advance, self._run.path
 
             def advance() -> Any:
-                beginning = {tasks[index]["exemplar_id"] for index in work.beginning}
+                coming = {tasks[index]["exemplar_id"] for index in work.beginning}
                 due = [
                     fault
                     for fault in faults
-                    if beginning and fault["exemplar"] in (None, *beginning)
-                    if is_due(fault, self._run.path)
+                    if coming and fault.get("exemplar") in (None, *coming) and is_due(fault, out)
                 ]
                 for fault in due:
-                    if fault["do"] == "memory" and lanes > 1:
+                    if fault["do"] == "memory" and lanes > fault.get("lanes", 1):
                         raise MemoryError("injected")
-                    if fault["do"] not in ("memory", "nan"):
-                        strike(fault["do"])
+                    if fault["do"] in ACTIONS:
+                        ACTIONS[fault["do"]](out)
+                is_slow = any(fault["do"] == "slow" for fault in due)
+                with slowed() if is_slow else nullcontext():
+                    results = original()
                 spoiled = {fault["exemplar"] for fault in faults if fault["do"] == "nan"}
                 return [
                     spoil(result) if tasks[result.index]["exemplar_id"] in spoiled else result
-                    for result in original()
+                    for result in results
                 ]
 
             work.advance = advance
@@ -104,53 +136,61 @@ def make_actor_class(base: type, faults: Sequence[dict[str, Any]]) -> type:
     return FaultyActor
 
 
-def spoil(result: Any) -> Any:
-    import dataclasses
+def slowed() -> Any:
+    """A context in which the first step of the optimiser takes too long."""
+    import texsynth.lanes
 
+    original, delays = texsynth.lanes.lbfgs_step, [SLOW_SECONDS]
+
+    def step(*arguments: Any) -> Any:
+        if delays:
+            time.sleep(delays.pop())
+        return original(*arguments)
+
+    return mock.patch.object(texsynth.lanes, "lbfgs_step", step)
+
+
+def spoil(result: Any) -> Any:
     from texsynth.results import ReferenceLoss
 
     return dataclasses.replace(result, float_loss=ReferenceLoss((math.nan,), 0.0))
 
 
-def break_finalize(faults: Sequence[dict[str, Any]]) -> None:
-    """Strike the driver before a step of finalize."""
-    import pipeline.finalize as steps
+def make_step(original: Callable[..., Any], fault: Fault, out: Path) -> Callable[..., Any]:
+    """A step of finalize, struck before it does anything."""
 
-    names = {
-        "build": "_write_part",
-        "swap": "_swap",
-        "metrics": "_write_metrics",
-        "remove": "_remove",
-        "success": "write_json_atomic",
-    }
-    for fault in faults:
-        name = names[fault["at"]]
-        original = getattr(steps, name)
+    def step(*arguments: Any) -> Any:
+        if is_due(fault, out):
+            ACTIONS[fault["do"]](out)
+        return original(*arguments)
 
-        def step(*arguments: Any, _original: Any = original, _fault: Any = fault) -> Any:
-            if is_due(_fault, Path(_fault["out"])):
-                strike(_fault["do"])
-            return _original(*arguments)
-
-        setattr(steps, name, step)
+    return step
 
 
 def main() -> None:
     """Build the faults in and hand over to the command line."""
     import pipeline.actor
     import pipeline.cli
+    import pipeline.finalize
+    import pipeline.run
 
-    sys.argv = ["texsynth", *sys.argv[2:]]
-    in_actor = [fault for fault in FAULTS if fault["at"] == "task"]
-    in_finalize = [fault for fault in FAULTS if fault["at"] in FINALIZE_STEPS]
-    if in_actor:
-        import pipeline.job
-        import pipeline.run
-
+    faults = json.loads(Path(sys.argv[1]).read_text())
+    arguments = ["texsynth", *sys.argv[2:]]
+    out = Path(arguments[arguments.index("--out") + 1])
+    inline = "--executor=inline" in arguments
+    in_actor = [fault for fault in faults if fault["at"] == "task"]
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(sys, "argv", arguments))
         faulty = make_actor_class(pipeline.actor.SynthesisActor, in_actor)
-        pipeline.run.SynthesisActor = pipeline.job.MeteredActor = faulty
-    break_finalize(in_finalize)
-    pipeline.cli.main()
+        # What is pickled for Ray's workers must not have been replaced: so not its base.
+        place = "pipeline.run.SynthesisActor" if inline else "pipeline.job.MeteredActor"
+        patches.enter_context(mock.patch(place, faulty))
+        for fault in faults:
+            if fault["at"] in STEPS:
+                name = STEPS[fault["at"]]
+                step = make_step(getattr(pipeline.finalize, name), fault, out)
+                patches.enter_context(mock.patch.object(pipeline.finalize, name, step))
+        pipeline.cli.main()
 
 
 if __name__ == "__main__":
