@@ -32,7 +32,8 @@ def image_to_tensor(image: Image.Image | np.ndarray | Tensor) -> Tensor:
     if isinstance(image, Image.Image):
         image = np.asarray(convert_rgb(image))
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(np.array(image)).movedim(-1, 0)
+        # Other strides of the same pixels are rounded otherwise by convolutions.
+        image = torch.from_numpy(np.array(image)).movedim(-1, 0).contiguous()
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(
             f"image has shape {tuple(image.shape)}, expected 3 channels, height, width"

@@ -205,3 +205,11 @@ def test_lanes_that_are_not_finite_are_named() -> None:
     with pytest.raises(ValueError, match=r"NaN or infinite pixels in lanes \[1, 3\]"):
         validate_images(images, "exemplars")
     validate_images(images[[0, 2]], "exemplars", lanes=2)
+
+
+def test_tensors_of_pictures_and_arrays_have_the_strides_of_others() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+    for image in (pixels, Image.fromarray(pixels)):
+        tensor = image_to_tensor(image)
+        assert tensor.is_contiguous()
+        assert tensor[1, 2, 3].item() == pytest.approx(pixels[2, 3, 1] / 255)
