@@ -68,7 +68,7 @@ def assert_goes_on(story: Any, end: Callable[..., Any]) -> None:
     assert {row["status"] for row in story.assert_finished().values()} == {"ok"}
 
 
-@pytest.mark.parametrize("there", [False, True], ids=["disk-full-nothing", "disk-full-before"])
+@pytest.mark.parametrize("there", [False, True], ids=["disk-full-before", "disk-full-before-more"])
 def test_a_disk_that_is_full_from_the_beginning(
     make_story: MakeStory, small_disk: Path, there: bool
 ) -> None:
@@ -81,33 +81,29 @@ def test_a_disk_that_is_full_from_the_beginning(
     assert_goes_on(story, story.here)
 
 
-def test_a_disk_that_fills_up_in_the_middle(make_story: MakeStory, small_disk: Path) -> None:
-    story = make_story(folder=small_disk, executor="inline")
-    faults = [{"at": "task", "rows": 3, **FILL}]
-    ended = story.here(*story.command(), faults=faults)
+@pytest.mark.parametrize(
+    "executor",
+    [
+        pytest.param("inline", id="disk-full-middle"),
+        pytest.param("ray", id="disk-full-middle-ray", marks=pytest.mark.slow),
+    ],
+)
+def test_a_disk_that_fills_up_in_the_middle(
+    make_story: MakeStory, small_disk: Path, executor: str
+) -> None:
+    story = make_story(folder=small_disk, executor=executor)
+    end = story.here if executor == "inline" else story.elsewhere
+    ended = end(*story.command(), faults=[{"at": "task", "rows": 3, **FILL}])
     assert_says_disk_is_full(story, ended)
     assert 3 <= len(story.keep()) < len(story.ids)
     assert_says_disk_is_full(story, story.here(*story.command()))
     for command in ("status", "verify"):
         seen = story.here(command, str(story.out))
         assert "Traceback" not in seen.output + seen.errors
-    assert_goes_on(story, story.here)
+    assert_goes_on(story, end)
 
 
-@pytest.mark.slow
-def test_a_disk_that_fills_up_under_ray(make_story: MakeStory, small_disk: Path) -> None:
-    story = make_story(folder=small_disk)
-    faults = [{"at": "task", "rows": 3, **FILL}]
-    ended = story.elsewhere(*story.command(), faults=faults)
-    assert_says_disk_is_full(story, ended)
-    assert 3 <= len(story.keep()) < len(story.ids)
-    assert_goes_on(story, story.elsewhere)
-
-
-@pytest.mark.parametrize(
-    "step",
-    [pytest.param(s, id=f"disk-full-finalize-{s}") for s in STEPS],
-)
+@pytest.mark.parametrize("step", STEPS, ids=[f"disk-full-finalize-{step}" for step in STEPS])
 def test_a_disk_that_fills_up_in_finalize(
     make_story: MakeStory, small_disk: Path, step: str
 ) -> None:

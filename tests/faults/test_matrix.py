@@ -1,6 +1,6 @@
 """Each fault, before the first row, in the middle and during finalize; then the same command again.
 
-docs/reliability.md has a line for every fault; test_reliability_page.py compares the two.
+docs/reliability.md has a line for every fault; test_page.py compares the two.
 """
 
 from __future__ import annotations
@@ -208,13 +208,15 @@ def test_an_actor_that_dies_once(make_story: MakeStory, fault: str, phase: str) 
     assert sorted(row["attempts"] for row in rows.values()) == [1] * 7 + [2]
 
 
-@pytest.mark.parametrize("phase", [pytest.param("before", marks=pytest.mark.slow), "middle"])
-def test_poison(make_story: MakeStory, phase: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "phase"), crossed(["poison"], ROWS, lambda fault, phase: phase == "middle")
+)
+def test_tasks_that_always_end_their_process(make_story: MakeStory, fault: str, phase: str) -> None:
     story = make_story(hang_timeout=4, max_attempts=2, lanes=2)
-    poisons = [f"poison-{death}" for death in DEATHS]
+    poisons = [f"{fault}-{death}" for death in DEATHS]
     ids = ["e0", "e1", "e2", "e3"]
     story.write_manifest([*poisons, *ids] if phase == "before" else [*ids, *poisons, "e4"])
-    faults = [{"do": d, "at": "task", "exemplar": f"poison-{d}"} for d in DEATHS]
+    faults = [{"do": d, "at": "task", "exemplar": f"{fault}-{d}"} for d in DEATHS]
     ended = story.elsewhere(*story.command(), faults=faults, timeout=270)
     assert ended.code == 3, ended.errors
     tasks = [f"{poison}-c0-v0" for poison in poisons]
