@@ -19,7 +19,13 @@ import pyarrow as pa
 import torch
 
 import texsynth
-from pipeline.attempts import AttemptFile, count_failed_starts, group_size, load_attempts
+from pipeline.attempts import (
+    AttemptFile,
+    count_failed_starts,
+    forget_failed_starts,
+    group_size,
+    load_attempts,
+)
 from pipeline.config import RunConfig
 from pipeline.lane_checkpoints import load_checkpoint, remove_checkpoint, save_checkpoint
 from pipeline.resume import RunRecord, RunRecordError, load_run_record
@@ -97,6 +103,7 @@ class SynthesisActor:
         )
         self._watchdog = Watchdog(self._config.hang_timeout) if watched else None
         self._attempts.end_all()
+        forget_failed_starts(self._run, self._stop.session_id)
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
         """Synthesise a block of tasks; all its rows are committed on return.

@@ -182,14 +182,25 @@ def group_size(deaths: int, max_attempts: int, lanes: int) -> int:
 
 
 def count_failed_starts(run: RunDirectory, session: str | None) -> int:
-    """How many actors of a session died on this machine before they were ready."""
-    count = 0
+    """How many actors of a session died on this machine before they were ready, in a row."""
+    return len(_find_failed_starts(run, session))
+
+
+def forget_failed_starts(run: RunDirectory, session: str | None) -> None:
+    """Begin the count anew: an actor is ready, so actors can be started on this machine."""
+    for path in _find_failed_starts(run, session):
+        path.unlink(missing_ok=True)
+
+
+def _find_failed_starts(run: RunDirectory, session: str | None) -> list[Path]:
+    found = []
     for path in run.attempts.glob("*.json"):
         with contextlib.suppress(*UNREADABLE):
             values = json.loads(path.read_bytes())
             starting = values.get("starting", False) and values["session"] == session
-            count += bool(starting and _is_dead(values["host"], values["pid"]))
-    return count
+            if starting and _is_dead(values["host"], values["pid"]):
+                found.append(path)
+    return found
 
 
 def running_here(attempts: Collection[Attempt], session: str) -> list[Attempt]:

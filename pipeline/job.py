@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 import ray
 import ray.data
 import ray.exceptions
+from ray.data.exceptions import SystemException
 from ray.util.metrics import Counter, Histogram
 
 from pipeline.actor import SynthesisActor
@@ -196,8 +197,11 @@ class MeteredActor(SynthesisActor):
 def _innermost(error: BaseException) -> str:
     """The cause that Ray wraps, in one line."""
     cause: BaseException = getattr(error, "cause", None) or error.__cause__ or error
+    if isinstance(cause, SystemException):
+        # Ray Data's word for whatever is no error of a block; it says nothing itself.
+        cause = error
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1].strip() if lines else cause!r}"
+    return f"{type(cause).__name__}: {lines[-1].strip() if lines else repr(cause)}"
 
 
 def _start_ray(address: str | None) -> None:

@@ -16,6 +16,7 @@ from pipeline import attempts
 from pipeline.attempts import (
     AttemptFile,
     count_failed_starts,
+    forget_failed_starts,
     group_size,
     keep_earlier_attempts,
     load_attempts,
@@ -150,6 +151,10 @@ def test_only_dead_actors_that_were_never_ready_are_failed_starts(
     assert count_failed_starts(run, "s") == 0
     leave(pid=NO_PROCESS)
     assert count_failed_starts(run, "s") == 1
+    files = len(list(run.attempts.iterdir()))
+    forget_failed_starts(run, "s")
+    assert (count_failed_starts(run, "s"), len(list(run.attempts.iterdir()))) == (0, files - 1)
+    leave(pid=NO_PROCESS)
     ready = AttemptFile(run, "s")
     ready.end_all()
     ready.begin({"a": 1})

@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import ray
+from ray.data.exceptions import SystemException
 
 from pipeline import job
 from pipeline.actor import SynthesisActor
@@ -94,6 +96,13 @@ def test_a_cluster_without_workers_yet_needs_a_device(monkeypatch: pytest.Monkey
         job._plan_actors(RunConfig(address="auto", actors=8))
     on_gpus = RunConfig(address="auto", actors=8, device="cuda")
     assert job._plan_actors(on_gpus) == (8, {"num_gpus": 1})
+
+
+def test_an_actor_that_cannot_be_made_says_why() -> None:
+    died = ray.exceptions.ActorDiedError()
+    died.error_msg = "it died in its creation task\n  File ...\nWeightsError: no such file\n"
+    died.__cause__ = SystemException()
+    assert job._innermost(died) == "ActorDiedError: WeightsError: no such file"
 
 
 @pytest.mark.parametrize(
