@@ -29,6 +29,8 @@ SIGNALS = {
     "driver-twice": 128 + signal.SIGTERM,
 }
 """Exit code by fault."""
+POISON_SECONDS = 300.0
+"""Ten deaths of an actor, four of them after a hang, each followed by the start of another."""
 DEATHS = ("exit", "sigkill", "segfault", "sigstop", "hang")
 """What ends the process of an actor; the last two by its watchdog."""
 
@@ -208,6 +210,7 @@ def test_an_actor_that_dies_once(make_story: MakeStory, fault: str, phase: str) 
     assert sorted(row["attempts"] for row in rows.values()) == [1] * 7 + [2]
 
 
+@pytest.mark.timeout(2 * POISON_SECONDS)
 @pytest.mark.parametrize(
     ("fault", "phase"), crossed(["poison"], ROWS, lambda fault, phase: phase == "middle")
 )
@@ -217,7 +220,7 @@ def test_tasks_that_always_end_their_process(make_story: MakeStory, fault: str, 
     ids = ["e0", "e1", "e2", "e3"]
     story.write_manifest([*poisons, *ids] if phase == "before" else [*ids, *poisons, "e4"])
     faults = [{"do": d, "at": "task", "exemplar": f"{fault}-{d}"} for d in DEATHS]
-    ended = story.elsewhere(*story.command(), faults=faults, timeout=270)
+    ended = story.elsewhere(*story.command(), faults=faults, timeout=POISON_SECONDS)
     assert ended.code == 3, ended.errors
     tasks = [f"{poison}-c0-v0" for poison in poisons]
     rows = assert_over(story, dict.fromkeys(tasks, "quarantined"))
