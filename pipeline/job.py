@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,6 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 import ray
 import ray.data
 import ray.exceptions
-from ray.data.exceptions import SystemException
 from ray.util.metrics import Counter, Histogram
 
 from pipeline.actor import SynthesisActor
@@ -47,6 +47,9 @@ POLL_SECONDS = 0.2
 """Between two looks of the driver at its signals."""
 STOP_GRACE_SECONDS = 120.0
 """After which a driver that is to stop no longer waits for actors that do not come to rest."""
+CHAINED = "The above exception was the direct cause of the following exception:"
+"""Between the exceptions of a traceback, the innermost first."""
+NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*: ")
 SECONDS_BOUNDARIES = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
 
 
@@ -195,13 +198,12 @@ class MeteredActor(SynthesisActor):
 
 
 def _innermost(error: BaseException) -> str:
-    """The cause that Ray wraps, in one line."""
-    cause: BaseException = getattr(error, "cause", None) or error.__cause__ or error
-    if isinstance(cause, SystemException):
-        # Ray Data's word for whatever is no error of a block; it says nothing itself.
-        cause = error
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1].strip() if lines else repr(cause)}"
+    """What a worker raised, in one line: Ray has it as text, beside exceptions of its own."""
+    parts = str(error).split(CHAINED)
+    ours = [part for part in parts if "ray.exceptions." not in part]
+    lines = [line.strip() for line in (ours or parts)[-1].splitlines() if line.strip()]
+    line = lines[-1] if lines else repr(error)
+    return line if NAMED_ERROR.match(line) else f"{type(error).__name__}: {line}"
 
 
 def _start_ray(address: str | None) -> None:

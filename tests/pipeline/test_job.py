@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import ray
-from ray.data.exceptions import SystemException
 
 from pipeline import job
 from pipeline.actor import SynthesisActor
@@ -98,11 +97,24 @@ def test_a_cluster_without_workers_yet_needs_a_device(monkeypatch: pytest.Monkey
     assert job._plan_actors(on_gpus) == (8, {"num_gpus": 1})
 
 
-def test_an_actor_that_cannot_be_made_says_why() -> None:
-    died = ray.exceptions.ActorDiedError()
-    died.error_msg = "it died in its creation task\n  File ...\nWeightsError: no such file\n"
-    died.__cause__ = SystemException()
-    assert job._innermost(died) == "ActorDiedError: WeightsError: no such file"
+TRACE = 'ray::MapWorker()\n  File "x.py", line 1, in f\n    raise error\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"an actor died in its creation\n{TRACE}WeightsError: no file", "WeightsError: no file"),
+        ("The node is gone.\n", "RayError: The node is gone."),
+        ("", "RayError: RayError('')"),
+        (
+            f"{TRACE}KeyError: 'a'\n\n{job.CHAINED}\n\n{TRACE}OSError: [Errno 28] full: 'b c'\n\n"
+            f"{job.CHAINED}\n\n{TRACE}ray.exceptions.UserCodeException: failed.\nTo change: retry.",
+            "OSError: [Errno 28] full: 'b c'",
+        ),
+    ],
+)
+def test_what_a_worker_raised_is_said_in_one_line(text: str, expected: str) -> None:
+    assert job._innermost(ray.exceptions.RayError(text)) == expected
 
 
 @pytest.mark.parametrize(
