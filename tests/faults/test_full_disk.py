@@ -96,7 +96,7 @@ def test_a_disk_that_fills_up_in_the_middle(
     ended = end(*story.command(), faults=[{"at": "task", "rows": 3, **FILL}])
     assert_says_disk_is_full(story, ended)
     assert 3 <= len(story.keep()) < len(story.ids)
-    assert_says_disk_is_full(story, story.here(*story.command()))
+    assert_says_disk_is_full(story, end(*story.command()))
     for command in ("status", "verify"):
         seen = story.here(command, str(story.out))
         assert "Traceback" not in seen.output + seen.errors
