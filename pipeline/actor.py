@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from pipeline.lane_checkpoints import load_checkpoint, remove_checkpoint, save_c
 from pipeline.resume import RunRecord, RunRecordError, load_run_record
 from pipeline.rows import Row, RowMaker
 from pipeline.rundir import RunDirectory
-from pipeline.schema import row_schema
+from pipeline.schema import SchemaError, row_schema
 from pipeline.session import StopWatch
 from pipeline.shards import ShardWriter
 from pipeline.tail import CommittedTasks
@@ -45,9 +46,15 @@ SUMMARY = pa.schema([("task_id", pa.string()), ("status", pa.string()), ("second
 """The small row that flows on for each task; the row itself has been committed."""
 MAX_FAILED_STARTS = 3
 """Actors that may die before they are ready, on one machine; with more the fault is no task's."""
+EXIT_DEVICE_LOST = 70
+"""Of an actor whose device no longer answers: EX_SOFTWARE of sysexits.h."""
 MEMORY_ERRORS = (MemoryError, torch.OutOfMemoryError)
 
 logger = logging.getLogger(__name__)
+
+
+class DeviceLostError(OSError):
+    """A device on which nothing can be done any more by this process."""
 
 
 class ActorStartError(ValueError):
@@ -87,6 +94,7 @@ class SynthesisActor:
         self._synthesis = self._config.resolve_synthesis()
         self._stop = StopWatch(self._run)
         self._attempts = self._begin_start()
+        self._watchdog = Watchdog(self._config.hang_timeout) if watched else None
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._network = texsynth.load_network(
             self._config.weights, normalisation=self._config.normalisation, device=device
@@ -101,7 +109,6 @@ class SynthesisActor:
             flush_seconds=self._config.flush_seconds,
             on_commit=self._forget,
         )
-        self._watchdog = Watchdog(self._config.hang_timeout) if watched else None
         self._attempts.end_all()
         forget_failed_starts(self._run, self._stop.session_id)
 
@@ -123,14 +130,15 @@ class SynthesisActor:
         summaries = []
         try:
             with self._watchdog.working() if self._watchdog else contextlib.nullcontext():
-                for row in self._rows(self._committed.without(tasks.to_pylist())):
-                    self._writer.add(row)
+                for made in self._rows(self._committed.without(tasks.to_pylist())):
+                    row = self._add(made)
                     self.row_ended(row)
                     summaries.append({name: row.get(name) for name in SUMMARY.names})
                 self._writer.flush()
         finally:
             # Whatever ended the block, this process lives: no attempt of it is a death.
-            self._attempts.end_all()
+            with contextlib.suppress(OSError):
+                self._attempts.end_all()
         return pa.Table.from_pylist(summaries, SUMMARY)
 
     def row_ended(self, row: Row) -> None:
@@ -142,6 +150,15 @@ class SynthesisActor:
         if self._watchdog:
             self._watchdog.close()
         self._attempts.end_all()
+
+    def _add(self, row: Row) -> Row:
+        """Hand a row to the writer; one that does not fit the schema becomes a failed one."""
+        try:
+            self._writer.add(row)
+        except SchemaError as error:
+            row = self._maker.unfit(row, error)
+            self._writer.add(row)
+        return row
 
     def _begin_start(self) -> AttemptFile:
         session = self._stop.session_id
@@ -193,7 +210,7 @@ class SynthesisActor:
             try:
                 yield from self._synthesize(waiting, lanes, begun)
             except MEMORY_ERRORS as error:
-                self._release_memory()
+                self._recover_device(error)
                 if lanes == 1:
                     yield from self._rows_one_by_one(waiting, begun, error)
                 else:
@@ -205,7 +222,7 @@ class SynthesisActor:
                 raise
             except Exception as error:
                 # One task must not take its neighbours along: each is tried by itself, then named.
-                self._release_memory()
+                self._recover_device(error)
                 yield from self._rows_one_by_one(waiting, begun, error)
 
     def _rows_one_by_one(
@@ -220,7 +237,7 @@ class SynthesisActor:
             except OSError:
                 raise
             except Exception as error:
-                self._release_memory()
+                self._recover_device(error)
                 yield self._maker.failed(task, error, context=context)
 
     def _synthesize(self, waiting: dict[str, Row], lanes: int, begun: set[str]) -> Iterator[Row]:
@@ -233,14 +250,19 @@ class SynthesisActor:
         """
         tasks = list(waiting.values())
         exemplars = torch.stack([self._exemplar(task) for task in tasks])
+        # What kills the process before any of them is on a lane is to be found, too.
+        self._attempts.begin({task["task_id"]: task["attempts"] for task in tasks})
         work = self._prepare(tasks, exemplars, lanes)
+        first = {tasks[index]["task_id"] for index in work.beginning}
+        self._attempts.end(waiting.keys() - first)
         saved_at = time.monotonic()
-        while work.unfinished and not self._stop.stopped():
+        while work.unfinished and not self._is_interrupted():
             beginning = [tasks[index] for index in work.beginning]
+            if beginning and self._stop.stopped(now=True):
+                break
             self._attempts.begin({task["task_id"]: task["attempts"] for task in beginning})
             begun.update(task["task_id"] for task in beginning)
-            results = work.advance()
-            self._beat()
+            results = work.advance(self._is_interrupted)
             for result in results:
                 task = tasks[result.index]
                 row = self._maker.texture(task, result, exemplars[result.index])
@@ -256,10 +278,7 @@ class SynthesisActor:
     def _prepare(self, tasks: Sequence[Row], exemplars: torch.Tensor, lanes: int) -> Synthesis:
         """The tasks on their lanes; those that have checkpoints go on from them."""
         sizes = compute_levels(self._synthesis, *exemplars.shape[-2:])
-        found = {
-            index: load_checkpoint(self._run, task["task_id"], task["seed"], sizes)
-            for index, task in enumerate(tasks)
-        }
+        found = {index: load_checkpoint(self._run, t, sizes) for index, t in enumerate(tasks)}
         return prepare_synthesis(
             exemplars,
             [task["seed"] for task in tasks],
@@ -273,8 +292,8 @@ class SynthesisActor:
     def _save_checkpoints(self, work: Synthesis, tasks: Sequence[Row]) -> None:
         try:
             for point in work.checkpoints():
-                task = tasks[point.index]
-                save_checkpoint(self._run, task["task_id"], task["seed"], point)
+                save_checkpoint(self._run, tasks[point.index], point)
+                self._beat()
         except OSError as error:
             # Rows matter more: where these cannot be written either, the writer says so.
             logger.warning("checkpoints not written: %s", error)
@@ -298,9 +317,34 @@ class SynthesisActor:
         if self._watchdog:
             self._watchdog.beat()
 
-    def _release_memory(self) -> None:
-        if self._network.device.type == "cuda":
+    def _is_interrupted(self) -> bool:
+        """Asked after every evaluation: work goes on, says it to the watchdog; is it to stop?"""
+        self._beat()
+        return self._stop.stopped()
+
+    def _recover_device(self, error: BaseException) -> None:
+        """Give memory back; if the device no longer answers, end before it fails all other tasks.
+
+        Some errors of CUDA stay until the process ends. Whoever watches over this one starts
+        another, to which the attempts in flight are deaths.
+        """
+        if not is_on_gpu(self._network):
+            return
+        try:
             torch.cuda.empty_cache()
+            torch.ones(1, device=self._network.device).item()
+        except RuntimeError as lost:
+            logger.exception("the device is lost after %s", type(error).__name__)
+            with contextlib.suppress(OSError):
+                self._writer.flush()
+            if self._watchdog:
+                os._exit(EXIT_DEVICE_LOST)
+            raise DeviceLostError(f"{self._network.device} no longer answers: {lost}") from error
+
+
+def is_on_gpu(network: texsynth.TextureNetwork) -> bool:
+    """Whether a network is on a CUDA device."""
+    return network.device.type == "cuda"
 
 
 def _require_same_weights(network: texsynth.TextureNetwork, record: RunRecord) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.committed import FileProblem
-from pipeline.rundir import PREPARING_SUFFIX, RunDirectory, write_json_atomic
+from pipeline.rundir import RunDirectory, write_json_atomic
 
 EARLIER = "earlier"
 """Name of the file that keeps what actors of earlier sessions left."""
@@ -56,7 +56,7 @@ class Attempt:
 
 
 class AttemptFile:
-    """What one actor has in flight; until it is `ready`, a mark that it is starting.
+    """What one actor has in flight; until it is ready, and forgets all, a mark that it starts.
 
     Safe to use from several threads.
 
@@ -94,10 +94,10 @@ class AttemptFile:
         Raises:
             OSError: The disk is full, or the like.
         """
-        if all(self._tasks.get(task, {}).get("number") == n for task, n in numbers.items()):
-            return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with self._changed:
+            if all(self._tasks.get(task, {}).get("number") == n for task, n in numbers.items()):
+                return
             begun = {task: {"number": n, "begun_at": now} for task, n in numbers.items()}
             self._write(self._tasks | begun)
 
@@ -146,37 +146,41 @@ def load_attempts(
     return latest, problems
 
 
-def keep_earlier_attempts(run: RunDirectory, committed: Mapping[str, int]) -> None:
+def keep_earlier_attempts(
+    run: RunDirectory, committed: Mapping[str, int], *, forgiven: str | None = None
+) -> None:
     """Gather what earlier sessions left in one file, less the attempts that have rows.
 
     Args:
         run: The run directory, held by the caller: nobody else writes to `attempts/`.
         committed: `attempts` of the committed rows, by task id.
+        forgiven: Id of a session whose driver ended its actors: their last attempts do not count.
     """
     latest, problems = load_attempts(run)
     unreadable = {problem.path for problem in problems}
     obsolete = [path for path in run.attempts.glob("*.json") if path not in unreadable]
-    left = {
-        task: {"number": attempt.number, "begun_at": attempt.begun_at}
-        for task, attempt in latest.items()
-        if attempt.number > committed.get(task, 0)
-    }
+    left = {}
+    for task, attempt in latest.items():
+        number = attempt.number - (forgiven is not None and attempt.session == forgiven)
+        if number > committed.get(task, 0):
+            left[task] = {"number": number, "begun_at": attempt.begun_at}
     earlier = run.attempts / f"{EARLIER}.json"
     if left:
         values = {"actor": EARLIER, "host": "", "pid": 0, "session": None, "tasks": left}
         write_json_atomic(earlier, values)
         obsolete = [path for path in obsolete if path != earlier]
-    for path in [*obsolete, *run.attempts.glob(f"*{PREPARING_SUFFIX}")]:
+    for path in obsolete:
         path.unlink(missing_ok=True)
 
 
 def group_size(deaths: int, max_attempts: int, lanes: int) -> int:
     """How many tasks may be worked on beside each other after so many deaths of their process.
 
-    lanes^(1 - deaths / (max_attempts - 1)): all lanes at first, one task alone at the last attempt.
+    lanes^(1 - deaths / (max_attempts - 1)): all lanes at first, one task alone at the last attempt,
+    which with a single one is the first.
     """
     if max_attempts <= 1:
-        return lanes
+        return 1
     share = max(0.0, 1 - deaths / (max_attempts - 1))
     return max(1, round(math.pow(lanes, share)))
 

@@ -128,8 +128,8 @@ EFFORT = (
     Column(
         "resumed_at",
         pa.list_(FLOAT),
-        "Evaluations at which it went on from a checkpoint, after a death of its process; null if"
-        " synthesis did not end.",
+        "Evaluations at which it went on from a checkpoint, after a stop or a death of its process;"
+        " null if synthesis did not end.",
     ),
     Column("evaluations", FLOAT, "Cost in full-size evaluations; null if synthesis did not end."),
     Column("iterations", INT64, "Accepted L-BFGS steps; null if synthesis did not end."),

@@ -8,9 +8,11 @@ streams; run as a module, this file is such a process.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -20,30 +22,65 @@ from pipeline.config import RunConfig
 from pipeline.prepare import PREPARED, ExemplarSource, prepare_tasks
 from pipeline.rundir import PREPARING_SUFFIX, RunDirectory
 from pipeline.shards import compute_rows_digest
+from pipeline.watchdog import Watchdog
 
 TIMEOUT_SECONDS = 300.0
 """Of one exemplar in a process of its own; decoding the largest takes some seconds."""
 ROOT_KEY, CONFIG_KEY = b"root", b"config"
 
 
+class IsolationError(RuntimeError):
+    """A process that prepares exemplars cannot do its work, whatever the image."""
+
+
 class DecoderDeathError(RuntimeError):
     """The process that prepared an exemplar has died, or never ended."""
 
 
-def prepare_block(tasks: pa.Table, source: ExemplarSource, run: RunDirectory) -> pa.Table:
+def prepare_block(
+    tasks: pa.Table, source: ExemplarSource, run: RunDirectory, *, watched: bool = False
+) -> pa.Table:
     """As `prepare_tasks`, but no image can kill a block twice.
 
     Args:
         tasks: a block of tasks, with `attempts`.
         source: where exemplars come from and how they are cut.
         run: run directory, where the mark is left.
+        watched: have this process killed when it hangs; for those that somebody starts again.
+
+    Raises:
+        IsolationError: if a process of its own cannot be had at all.
+        OSError: if the mark cannot be left.
     """
+    if not watched:
+        return _prepare_marked(tasks, source, run, lambda: None)
+    watchdog = Watchdog(source.config.hang_timeout)
+    try:
+        with watchdog.working():
+            return _prepare_marked(tasks, source, run, watchdog.beat)
+    finally:
+        watchdog.close()
+
+
+def remove_marks(run: RunDirectory) -> None:
+    """Remove the marks of blocks that will not come again."""
+    for path in run.attempts.glob(f"*{PREPARING_SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
+def _prepare_marked(
+    tasks: pa.Table, source: ExemplarSource, run: RunDirectory, beat: Callable[[], None]
+) -> pa.Table:
     rows = zip(tasks["task_id"].to_pylist(), tasks["attempts"].to_pylist(), strict=True)
     mark = run.attempts / f"{compute_rows_digest(rows)}{PREPARING_SUFFIX}"
     if mark.exists():
         ids = pc.unique(tasks["exemplar_id"])
         groups = [tasks.filter(pc.equal(tasks["exemplar_id"], exemplar)) for exemplar in ids]
-        prepared = pa.concat_tables([_prepare_alone(group, source) for group in groups])
+        tables = []
+        for group in groups:
+            tables.append(_prepare_alone(group, source))
+            beat()
+        prepared = pa.concat_tables(tables)
     else:
         mark.touch()
         prepared = prepare_tasks(tasks, source)
@@ -55,20 +92,27 @@ def _prepare_alone(tasks: pa.Table, source: ExemplarSource) -> pa.Table:
     """Tasks of one exemplar, prepared in a process of its own."""
     values = {ROOT_KEY: source.root, CONFIG_KEY: source.config.model_dump_json()}
     command = [sys.executable, "-m", "pipeline.isolation"]
+    # This package may have come by other ways than an installation.
+    path = os.pathsep.join(entry for entry in sys.path if entry)
     try:
         done = subprocess.run(  # noqa: S603 (no shell, and no words of a user)
             command,
             input=_to_bytes(tasks.replace_schema_metadata(values)),
-            stdout=subprocess.PIPE,
-            timeout=TIMEOUT_SECONDS,
-            check=True,
+            capture_output=True,
+            timeout=min(TIMEOUT_SECONDS, source.config.hang_timeout / 2),
+            env=os.environ | {"PYTHONPATH": path},
+            check=False,
         )
-    except subprocess.TimeoutExpired:
-        return _failed(tasks, f"did not end within {TIMEOUT_SECONDS:g} s")
-    except subprocess.CalledProcessError as error:
-        code = error.returncode
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return _failed(tasks, f"died ({how})")
+    except subprocess.TimeoutExpired as error:
+        return _failed(tasks, f"did not end within {error.timeout:g} s")
+    if done.returncode < 0:
+        return _failed(tasks, f"died ({signal.Signals(-done.returncode).name})")
+    if done.returncode:
+        # Errors of images come back as rows: this one is of the installation, or of memory.
+        raise IsolationError(
+            f"exit code {done.returncode} of a process that was to decode "
+            f"{tasks['path'][0].as_py()!r}: {done.stderr.decode(errors='replace').strip()[-2000:]}"
+        )
     return _from_bytes(done.stdout).replace_schema_metadata()
 
 

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from pipeline.config import RunConfig
 from pipeline.isolation import prepare_block
 from pipeline.prepare import ExemplarSource
 from pipeline.rundir import RunDirectory
+from pipeline.session import POLL_SECONDS as SESSION_POLL_SECONDS
+from pipeline.tail import CommittedTasks
 from texsynth.config import ConfigError
 
 PREPARE_CPUS = 0.25
@@ -88,12 +91,16 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, job: Job) -> No
         ConnectionError: if the cluster cannot be reached.
     """
     begun_here = not ray.is_initialized()
-    if begun_here:
-        _start_ray(config.address)
     try:
+        if begun_here:
+            _start_ray(config.address)
         job.take_signals()
         _configure_data()
         _consume(_make_dataset(run, config, root, job.pending), run, job)
+    except SystemExit:
+        # What Ray makes of SIGTERM while it starts; nothing has begun.
+        job.take_signals()
+        signal.raise_signal(signal.SIGTERM)
     except ray.exceptions.RayError as error:
         raise JobError(
             f"Ray gave up: {_innermost(error)}; committed rows are kept, and the same command goes "
@@ -117,7 +124,7 @@ def _make_dataset(
         target_num_rows_per_block=rows_per_block, strict=True
     )
     prepared = tasks.map_batches(
-        partial(prepare_block, source=ExemplarSource(root, config), run=run),
+        partial(prepare_block, source=ExemplarSource(root, config), run=run, watched=True),
         batch_format="pyarrow",
         batch_size=rows_per_block,
         num_cpus=PREPARE_CPUS,
@@ -157,17 +164,31 @@ def _consume(dataset: ray.data.Dataset, run: RunDirectory, job: Job) -> None:
 
     thread = threading.Thread(target=pull, daemon=True, name="blocks")
     thread.start()
-    give_up_at: float | None = None
-    while thread.is_alive():
+    while thread.is_alive() and not job.stopping():
         thread.join(POLL_SECONDS)
-        if not job.stopping():
-            continue
-        give_up_at = give_up_at or time.monotonic() + STOP_GRACE_SECONDS
-        attempts, _ = load_attempts(run)
-        if not running_here(attempts.values(), job.session) or time.monotonic() > give_up_at:
-            return
+    if thread.is_alive():
+        _await_rest(run, job, thread)
+        return
     if errors and not job.stopping():
         raise errors[0]
+
+
+def _await_rest(run: RunDirectory, job: Job, thread: threading.Thread) -> None:
+    """Wait until the actors have nothing in flight, for a while at most."""
+    committed = CommittedTasks(run)
+    give_up_at = time.monotonic() + STOP_GRACE_SECONDS
+    # An actor that has not heard of the stop yet may still begin something.
+    quiet_since: float | None = None
+    while thread.is_alive() and time.monotonic() < give_up_at:
+        attempts, _ = load_attempts(run)
+        left = [a for a in attempts.values() if not committed.has(a.task_id, a.number)]
+        if running_here(left, job.session):
+            quiet_since = None
+        elif quiet_since is None:
+            quiet_since = time.monotonic()
+        elif time.monotonic() - quiet_since > 2 * SESSION_POLL_SECONDS:
+            return
+        thread.join(POLL_SECONDS)
 
 
 class MeteredActor(SynthesisActor):

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from texsynth import CurvePoint, TaskCheckpoint
 from texsynth.tasks import validate_checkpoint
 
 KEY = "texsynth_checkpoint"
+IDENTITY = ("task_id", "seed", "exemplar_sha256", "crop_left", "crop_top", "crop_side")
+"""What must be as it was for a texture in the making to go on."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +34,13 @@ def checkpoint_path(run: RunDirectory, task_id: str) -> Path:
     return run.checkpoints / f"{digest}.safetensors"
 
 
-def save_checkpoint(run: RunDirectory, task_id: str, seed: int, checkpoint: TaskCheckpoint) -> None:
+def save_checkpoint(run: RunDirectory, task: Mapping[str, Any], checkpoint: TaskCheckpoint) -> None:
     """Write the checkpoint of a task, whole or not at all, in place of an earlier one.
+
+    Args:
+        run: The run directory.
+        task: As prepared.
+        checkpoint: Of its texture.
 
     Raises:
         OSError: The disk is full, or the like; an earlier checkpoint stays.
@@ -43,8 +50,8 @@ def save_checkpoint(run: RunDirectory, task_id: str, seed: int, checkpoint: Task
         for f in dataclasses.fields(checkpoint)
         if f.name not in ("image", "index")
     }
-    text = json.dumps({"task_id": task_id, "seed": seed, **values})
-    with atomic_path(checkpoint_path(run, task_id)) as temporary:
+    text = json.dumps({name: task[name] for name in IDENTITY} | values)
+    with atomic_path(checkpoint_path(run, task["task_id"])) as temporary:
         try:
             save_file({"image": checkpoint.image.contiguous()}, temporary, {KEY: text})
         except SafetensorError as error:
@@ -52,25 +59,24 @@ def save_checkpoint(run: RunDirectory, task_id: str, seed: int, checkpoint: Task
 
 
 def load_checkpoint(
-    run: RunDirectory, task_id: str, seed: int, sizes: Sequence[tuple[int, int]]
+    run: RunDirectory, task: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
 ) -> TaskCheckpoint | None:
-    """The checkpoint of a task; None where there is none of this task and seed.
+    """The checkpoint of a task; None where there is none of this seed and exemplar.
 
     A file that is not understood is named in a warning and passed over: the task begins anew.
 
     Args:
         run: The run directory.
-        task_id: The task.
-        seed: Its seed; a task that is done again under another one begins anew.
+        task: As prepared; under another seed, or of a source that has changed, it begins anew.
         sizes: (height, width) of every level, px, from coarse to fine.
     """
-    path = checkpoint_path(run, task_id)
+    path = checkpoint_path(run, task["task_id"])
     if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
             values = json.loads(file.metadata()[KEY])
-            if (values.pop("task_id"), values.pop("seed")) != (task_id, seed):
+            if [values.pop(name) for name in IDENTITY] != [task[name] for name in IDENTITY]:
                 return None
             checkpoint = _restore(values, file.get_tensor("image"))
         validate_checkpoint(checkpoint, sizes, f"checkpoint {str(path)!r}")

@@ -11,6 +11,9 @@ import pyarrow.compute as pc
 
 from pipeline.committed import FileProblem, read_committed
 from pipeline.rundir import RunDirectory
+from pipeline.terminal import first_line
+
+COLUMNS = ("task_id", "status", "attempts", "stop_reason", "error_type", "error")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ class RunOutcome:
 def describe_outcome(
     run: RunDirectory,
     task_ids: pa.ChunkedArray,
-    pending: int,
+    pending: pa.Table,
     *,
     problems: tuple[FileProblem, ...] = (),
     stopped_by: signal.Signals | None = None,
@@ -56,11 +59,11 @@ def describe_outcome(
     Args:
         run: the directory.
         task_ids: of the manifest.
-        pending: how many of them were to be done.
+        pending: the tasks that were to be done, with `attempts` as before.
         problems: files that could not be read.
         stopped_by: the signal that ended the run early, if any.
     """
-    committed, _ = read_committed(run, ["task_id", "status", "stop_reason", "error_type", "error"])
+    committed, _ = read_committed(run, COLUMNS)
     ours = committed.filter(pc.is_in(committed["task_id"], task_ids))
     missing = len(task_ids) - len(ours)
     errors = Counter(
@@ -69,7 +72,7 @@ def describe_outcome(
     return RunOutcome(
         run=run,
         tasks=len(task_ids),
-        done_now=pending - missing,
+        done_now=_count_done(ours, pending),
         statuses=dict(Counter(ours["status"].to_pylist())),
         errors=dict(errors.most_common()),
         missing=missing,
@@ -78,8 +81,15 @@ def describe_outcome(
     )
 
 
+def _count_done(rows: pa.Table, pending: pa.Table) -> int:
+    """How many pending tasks have a row of a later attempt than they had before."""
+    place = pc.index_in(pending["task_id"], rows["task_id"])
+    later = pc.greater(rows["attempts"].take(place), pending["attempts"])
+    return pc.sum(later).as_py() or 0
+
+
 def _describe_error(row: dict[str, str | None]) -> str:
     """Type and first line; a row with an image has no error but its time limit."""
     if row["error_type"] is None:
         return f"{row['status']}: stopped by {row['stop_reason']}, the best image so far is kept"
-    return f"{row['error_type']}: {str(row['error'] or '').strip().partition(chr(10))[0]}"
+    return f"{row['error_type']}: {first_line(row['error'])}"

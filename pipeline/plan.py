@@ -17,8 +17,7 @@ from pipeline.calibration import LevelPlan, calibrate, memory_bytes
 from pipeline.committed import read_committed
 from pipeline.config import RunConfig
 from pipeline.preflight import check_run
-from pipeline.resume import pending_tasks
-from pipeline.run import KEYS
+from pipeline.resume import KEYS, pending_tasks
 from pipeline.rundir import RunDirectory
 from texsynth import TextureNetwork
 from texsynth.config import ConfigError

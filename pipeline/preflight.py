@@ -40,7 +40,7 @@ def _refuse_other_folder(run: RunDirectory) -> None:
         raise RunDirectoryError(f"out {str(run.path)!r} is a file, expected a folder or nothing")
     if not run.path.is_dir() or run.run_json.exists():
         return
-    ours = {run.shards, run.attempts, run.checkpoints, run.session, run.log, *run.temporaries()}
+    ours = {*run.folders(), run.tasks, run.session, run.log, *run.temporaries()} - {run.textures}
     other = [p.name for p in run.path.iterdir() if p not in ours and not p.name.startswith(".")]
     if other or any(run.shards.glob("*.parquet")):
         got = ", ".join(repr(name) for name in sorted(other or ["shards"])[:5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ from pipeline.runlog import TASK_COLUMNS, RunLog
 from pipeline.session import load_session
 from pipeline.tail import ShardTail
 from pipeline.terminal import duration, first_line, visible
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 PLAIN_LINE_SECONDS = 10.0
@@ -72,8 +75,7 @@ class RunProgress:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._count()
-        self._show(last=True)
+        self._look(last=True)
         if self._live:
             self._live.stop()
 
@@ -88,9 +90,20 @@ class RunProgress:
         return text
 
     def _watch(self) -> None:
-        while not self._stop.wait(POLL_SECONDS):
+        wait_s = POLL_SECONDS
+        while not self._stop.wait(wait_s):
+            begun = time.monotonic()
+            self._look(last=False)
+            # Listing a large folder takes a while: a tenth of the time at most.
+            wait_s = max(POLL_SECONDS, 9 * (time.monotonic() - begun))
+
+    def _look(self, *, last: bool) -> None:
+        """Count and show; where either is not to be had for the moment, the run goes on."""
+        try:
             self._count()
-            self._show(last=False)
+            self._show(last=last)
+        except OSError as error:
+            logger.warning("progress not shown: %s", error)
 
     def _count(self) -> None:
         """Read the shards that have appeared since the last look."""

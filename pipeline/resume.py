@@ -21,6 +21,8 @@ from pipeline.columns import FLAGGED, RETRYABLE
 from pipeline.rundir import RunDirectory, write_json_atomic, write_table_atomic
 from pipeline.tasks import task_seed
 
+KEYS = ("task_id", "status", "attempts", "seed", "copy", "below_threshold")
+"""Columns of the committed rows that tell what is left to do."""
 MEND = (
     "put back a copy, or give the same command with another --out and copy the run.json that it "
     "writes"
@@ -139,14 +141,14 @@ def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] =
 
     Args:
         tasks: All tasks of the manifest, with a column `task_id`, each once.
-        committed: `task_id`, `status`, `attempts`, `copy` and `below_threshold` of the committed
-            rows, each task once.
+        committed: The columns KEYS of the committed rows, each task once.
         retry: Statuses of committed rows whose tasks are done again; `flagged` stands for the
             textures that are copies or above their threshold.
 
     Returns:
         The tasks left, in their order, with a column `attempts` (int32), as of its row: 0 for a
-        new task. A flagged one has another seed: with its own it would be the same again.
+        new task. A flagged one has another seed: with its own it would be the same again. All
+        others that are done again have the seed of their row.
 
     Raises:
         ValueError: A task has no id or comes twice, or `retry` has an unknown status.
@@ -165,10 +167,9 @@ def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] =
     row = pc.index_in(left["task_id"], committed["task_id"])
     attempts = pc.fill_null(committed["attempts"].take(row), 0).cast(pa.int32())
     left = left.append_column("attempts", attempts)
-    if FLAGGED not in retry:
-        return left
+    seeds = pc.coalesce(committed["seed"].take(row), left["seed"])
     reseeded = pc.is_in(left["task_id"], committed.filter(flagged)["task_id"])
-    return _with_other_seeds(left, reseeded)
+    return _with_seeds(left, seeds, reseeded)
 
 
 def _is_flagged(committed: pa.Table) -> pa.ChunkedArray:
@@ -177,16 +178,17 @@ def _is_flagged(committed: pa.Table) -> pa.ChunkedArray:
     return pc.and_(pc.equal(committed["status"], "ok"), pc.or_(copy, above))
 
 
-def _with_other_seeds(tasks: pa.Table, chosen: pa.ChunkedArray) -> pa.Table:
-    columns = (tasks["task_id"], tasks["seed"], tasks["attempts"], chosen)
-    seeds = [
-        task_seed(seed, f"{task_id}:{attempts}") if other else seed
-        for task_id, seed, attempts, other in zip(
+def _with_seeds(tasks: pa.Table, seeds: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.Table:
+    """The tasks with the given seeds, or ones made of them where `other` says so."""
+    columns = (tasks["task_id"], seeds, tasks["attempts"], other)
+    chosen = [
+        task_seed(seed, f"{task_id}:{attempts}") if is_other else seed
+        for task_id, seed, attempts, is_other in zip(
             *(column.to_pylist() for column in columns), strict=True
         )
     ]
     place = tasks.schema.get_field_index("seed")
-    return tasks.set_column(place, "seed", pa.array(seeds, pa.int64()))
+    return tasks.set_column(place, "seed", pa.array(chosen, pa.int64()))
 
 
 def write_pending(run: RunDirectory, pending: pa.Table) -> None:

@@ -1,8 +1,7 @@
 """The texture of a row, made again from its seed, alone on one lane.
 
 A row that went on from checkpoints is interrupted where it was; one whose time was up is stopped
-at as many evaluations. Both are exact where one lane alone is looked at there: a lane beside others
-can have been left between two readings of its own.
+at as many evaluations.
 """
 
 from __future__ import annotations
@@ -82,11 +81,15 @@ def measure_delivered_loss(
 
 def _advance(work: Synthesis, evaluations: float) -> SynthesisResult | None:
     """Work to the end, or until so many evaluations are spent: then there is no result."""
+
+    def reached() -> bool:
+        return work.checkpoints()[0].spent >= evaluations - SAME_EVALUATIONS
+
     while True:
-        results = work.advance()
+        results = work.advance(reached if math.isfinite(evaluations) else lambda: False)
         if results:
             return results[0]
-        if work.progress()[0].point.evaluations >= evaluations - SAME_EVALUATIONS:
+        if math.isfinite(evaluations) and reached():
             return None
 
 

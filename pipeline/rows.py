@@ -13,6 +13,7 @@ import torch
 import texsynth
 from pipeline.config import RunConfig
 from pipeline.resume import RunRecord
+from pipeline.schema import REQUIRED_COLUMNS, SchemaError
 from texsynth.config import REFERENCE_SIDE, REFERENCE_TAPS, REFERENCE_THRESHOLD
 from texsynth.images import tensor_to_pil
 from texsynth.quality import chroma_noise, displacement_score, layout_correlation
@@ -86,11 +87,16 @@ class RowMaker:
 
     def quarantined(self, task: Row) -> Row:
         """The row of a task during which its process died `attempts` times."""
-        text = (
-            f"its process died {task['attempts']} times while it was worked on, the last time by "
-            "itself"
-        )
+        deaths = task["attempts"]
+        times = "once" if deaths == 1 else f"{deaths} times"
+        text = f"its process died {times} while it was worked on"
         return self._without_texture(task, "quarantined", ProcessDeathError.__name__, text)
+
+    def unfit(self, row: Row, error: SchemaError) -> Row:
+        """The failed row in place of one that does not fit the schema."""
+        kept = {name: row.get(name) for name in REQUIRED_COLUMNS}
+        text = "".join(traceback.format_exception(error))
+        return kept | {"status": "failed", "error_type": type(error).__name__, "error": text}
 
     def _without_texture(self, task: Row, status: str, error_type: str, error: str) -> Row:
         return self._task_values(task) | {

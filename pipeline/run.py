@@ -18,11 +18,13 @@ from pipeline.committed import FileProblem, read_committed
 from pipeline.config import RunConfig
 from pipeline.finalize import Finalized, finalize
 from pipeline.inspection import find_file_problems
+from pipeline.isolation import prepare_block, remove_marks
 from pipeline.outcome import RunOutcome, describe_outcome
 from pipeline.preflight import CheckedRun, check_run, refuse_other_run, require_device
-from pipeline.prepare import ExemplarSource, prepare_tasks
+from pipeline.prepare import ExemplarSource
 from pipeline.progress import RunProgress
 from pipeline.resume import (
+    KEYS,
     RunRecord,
     RunRecordError,
     load_run_record,
@@ -38,7 +40,6 @@ from pipeline.session import Session, hold_run, request_stop
 from pipeline.signals import StopSignals
 from pipeline.terminal import first_line, visible
 
-KEYS = ("task_id", "status", "attempts", "copy", "below_threshold")
 INLINE_BLOCK_ROWS = 64
 """Tasks prepared at once without Ray: enough to refill lanes, few enough to hold in memory."""
 
@@ -162,7 +163,7 @@ def _go_on(
     """Execute what is pending and finalize; the run is held by this process."""
     committed, unreadable = read_committed(run, KEYS)
     _say_problems(run, unreadable, terminal)
-    _keep_attempts(run, committed)
+    _keep_attempts(run, committed, forgiven=terminal.session.forgiven)
     pending = pending_tasks(tasks, committed, config.retry)
     if len(pending):
         write_pending(run, pending)
@@ -174,9 +175,9 @@ def _go_on(
         )
         stopped_by = _execute(run, config, record, pending, terminal)
         if stopped_by is not None:
-            return describe_outcome(run, tasks["task_id"], len(pending), stopped_by=stopped_by)
+            return describe_outcome(run, tasks["task_id"], pending, stopped_by=stopped_by)
     finalized = _finalize(run, tasks)
-    return describe_outcome(run, tasks["task_id"], len(pending), problems=finalized.problems)
+    return describe_outcome(run, tasks["task_id"], pending, problems=finalized.problems)
 
 
 def _execute(
@@ -206,7 +207,7 @@ def _execute(
             if config.executor == "ray":
                 _execute_on_ray(run, config, record.root, len(pending), (session, signals))
             else:
-                _execute_inline(run, config, record.root, pending)
+                _execute_inline(run, config, record.root, pending, signals)
         received = signals.received
     except BaseException as error:
         log.event("session_failed", session=session.id, error=first_line(str(error)))
@@ -237,12 +238,16 @@ def _execute_on_ray(
     run_ray_job(run, config, root, job)
 
 
-def _execute_inline(run: RunDirectory, config: RunConfig, root: str, pending: pa.Table) -> None:
+def _execute_inline(
+    run: RunDirectory, config: RunConfig, root: str, pending: pa.Table, signals: StopSignals
+) -> None:
     actor = SynthesisActor(str(run.path), device=config.device)
     try:
         for start in range(0, len(pending), INLINE_BLOCK_ROWS):
+            if signals.received:
+                break
             block = pending.slice(start, INLINE_BLOCK_ROWS)
-            actor(prepare_tasks(block, ExemplarSource(root, config)))
+            actor(prepare_block(block, ExemplarSource(root, config), run))
     finally:
         actor.close()
 
@@ -252,11 +257,13 @@ def _finalize(run: RunDirectory, tasks: pa.Table) -> Finalized:
     finalized = finalize(run, tasks["task_id"])
     if any(run.attempts.iterdir()):
         _keep_attempts(run, read_committed(run, KEYS)[0])
+        if not finalized.missing:
+            remove_marks(run)
     if not compact or finalized.missing:
         RunLog(run).event("finalized", rows=finalized.rows, missing=len(finalized.missing))
     return finalized
 
 
-def _keep_attempts(run: RunDirectory, committed: pa.Table) -> None:
+def _keep_attempts(run: RunDirectory, committed: pa.Table, *, forgiven: str | None = None) -> None:
     columns = (committed["task_id"].to_pylist(), committed["attempts"].to_pylist())
-    keep_earlier_attempts(run, dict(zip(*columns, strict=True)))
+    keep_earlier_attempts(run, dict(zip(*columns, strict=True)), forgiven=forgiven)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import fcntl
 import json
 import os
 import platform
@@ -44,6 +45,8 @@ class Session:
         host, pid: Where the driver runs.
         begun_at: ISO 8601 with time zone.
         state: `stopping` once the driver was asked to stop; `ended` when it has let go of the run.
+        forgiven: Id of the session before, if its driver ended its actors itself: what they had in
+            flight then has not killed them.
     """
 
     id: str
@@ -51,6 +54,7 @@ class Session:
     pid: int
     begun_at: str
     state: SessionState = "running"
+    forgiven: str | None = None
 
 
 @contextmanager
@@ -68,7 +72,9 @@ def hold_run(run: RunDirectory) -> Iterator[Session]:
         lock.acquire()
     except Timeout as error:
         raise RunBusyError(_describe_holder(run)) from error
+    before = load_session(run)
     session = Session(
+        forgiven=before.id if before is not None and before.state != "running" else None,
         id=secrets.token_hex(8),
         host=platform.node(),
         pid=os.getpid(),
@@ -99,14 +105,17 @@ def load_session(run: RunDirectory) -> Session | None:
 
 def is_held(run: RunDirectory) -> bool:
     """Whether a process works on the run at this moment."""
-    if not run.lock.exists():
-        return False
-    lock = FileLock(run.lock, timeout=0)
     try:
-        lock.acquire()
-    except Timeout:
+        descriptor = os.open(run.lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared, so that several may look at once; closing the file lets go.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    lock.release()
+    finally:
+        os.close(descriptor)
     return False
 
 

@@ -6,17 +6,17 @@ checkpoints, and after the second done again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-FIRST_LINE = "\nstopping: what is finished is being written; once more to stop at once\n"
-SECOND_LINE = "\nstopped at once; the same command goes on from what is committed\n"
+FIRST_LINE = b"\nstopping: what is finished is being written; once more to stop at once\n"
+SECOND_LINE = b"\nstopped at once; the same command goes on from what is committed\n"
 
 
 class StopSignals:
@@ -57,13 +57,19 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            sys.stderr.write(SECOND_LINE)
-            sys.stderr.flush()
+            _say(SECOND_LINE)
             # Nothing is cleaned up: a local Ray ends with its driver.
             os._exit(exit_code(signal.Signals(number)))
         self.received = signal.Signals(number)
-        sys.stderr.write(FIRST_LINE)
         self._ask()
+        _say(FIRST_LINE)
+
+
+def _say(line: bytes) -> None:
+    """Write to the standard error, past Python's buffer: a handler may have interrupted a write."""
+    # The reader of the pipe may have got the same signal.
+    with contextlib.suppress(OSError):
+        os.write(2, line)
 
 
 def exit_code(number: signal.Signals) -> int:

@@ -74,14 +74,22 @@ class CommittedTasks:
         Args:
             tasks: `task_id`, and as `attempts` how often work on it had been begun before.
         """
-        for row in self._tail.new_rows().to_pylist():
-            known = self._attempts.get(row["task_id"], 0)
-            self._attempts[row["task_id"]] = max(known, row["attempts"])
+        self._read()
         return [
             dict(task)
             for task in tasks
             if self._attempts.get(task["task_id"], 0) <= task["attempts"]
         ]
+
+    def has(self, task_id: str, number: int) -> bool:
+        """Whether a task has a row of an attempt, or of a later one."""
+        self._read()
+        return self._attempts.get(task_id, 0) >= number
+
+    def _read(self) -> None:
+        for row in self._tail.new_rows().to_pylist():
+            known = self._attempts.get(row["task_id"], 0)
+            self._attempts[row["task_id"]] = max(known, row["attempts"])
 
 
 def read_row_columns(path: Path, columns: Sequence[str]) -> pa.Table:

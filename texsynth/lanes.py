@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,6 +42,16 @@ class _Lane:
         if evaluations == 0:
             return 1
         return min(self.limit, (evaluations // READ_INTERVAL + 1) * READ_INTERVAL)
+
+    def is_at(self, evaluations: int) -> bool:
+        """Whether it has had so many evaluations at this level."""
+        return self.task.level_evaluations == evaluations
+
+    def account(self, reading: _Reading, seconds: float) -> None:
+        """Add to the task what the device has told, and the time."""
+        self.task.iterations += reading.iterations - self.iterations
+        self.task.seconds += seconds
+        self.iterations = reading.iterations
 
 
 class LaneBatch:
@@ -144,8 +154,11 @@ class LaneBatch:
         lanes = zip(self._lanes, self._images(self._state), strict=True)
         return [lane.task.make_checkpoint(image) for lane, image in lanes if not lane.ended]
 
-    def advance(self) -> list[Task]:
+    def advance(self, interrupted: Callable[[], bool] = lambda: False) -> list[Task]:
         """Evaluate all lanes until some lane is due, then look at the losses of those that are.
+
+        Args:
+            interrupted: asked after every evaluation; if it says so, the rest are left for later.
 
         Returns:
             The tasks that ended with this advance: image, loss, curve and stop reason are set.
@@ -153,22 +166,26 @@ class LaneBatch:
         running = [lane for lane in self._lanes if not lane.ended]
         if not running or self._objective is None or self._state is None:
             return []
-        count = min(lane.next_reading - lane.task.level_evaluations for lane in running)
+        due_at = [lane.next_reading for lane in running]
         begun = time.monotonic()
         with exact_arithmetic():
-            for _ in range(count):
+            while all(not lane.is_at(due) for lane, due in zip(running, due_at, strict=True)):
                 self._state = lbfgs_step(
                     self._state, self._objective.value_and_gradient, self._config.optimizer
                 )
+                for lane in running:
+                    lane.task.spend(self._cost)
+                if interrupted():
+                    break
         readings = _read(self._state)
         seconds = time.monotonic() - begun
         ended = []
+        due_of = dict(zip(running, due_at, strict=True))
         for number, (lane, reading) in enumerate(zip(self._lanes, readings, strict=True)):
-            if lane.ended:
+            if lane not in due_of:
                 continue
-            due = lane.task.level_evaluations + count == lane.next_reading
-            self._account(lane, reading, count, seconds)
-            stop_reason = self._look_at(lane, reading) if due else None
+            lane.account(reading, seconds)
+            stop_reason = self._look_at(lane, reading) if lane.is_at(due_of[lane]) else None
             if stop_reason is not None:
                 self._end(lane, number, reading, stop_reason)
                 ended.append(lane.task)
@@ -182,14 +199,6 @@ class LaneBatch:
         """Evaluations at this level in all; a resumed task has its share as it was, no new one."""
         unspent = task.budget - task.spent + task.level_evaluations * self._cost
         return max(task.level_evaluations + 1, self._share(unspent))
-
-    def _account(self, lane: _Lane, reading: _Reading, count: int, seconds: float) -> None:
-        task = lane.task
-        task.iterations += reading.iterations - lane.iterations
-        task.level_evaluations += count
-        task.spent += count * self._cost
-        task.seconds += seconds
-        lane.iterations = reading.iterations
 
     def _look_at(self, lane: _Lane, reading: _Reading) -> StopReason | None:
         """Put a due reading on record; say why the lane ends with it, if it does."""

@@ -8,7 +8,7 @@ evaluation is spent on an empty lane while a task waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -82,8 +82,11 @@ class Synthesis:
         """How far the tasks are that the last `advance` worked on, those that ended included."""
         return list(self._progress)
 
-    def advance(self) -> list[SynthesisResult]:
+    def advance(self, interrupted: Callable[[], bool] = lambda: False) -> list[SynthesisResult]:
         """Fill the lanes of one level and work on them until some losses have been looked at.
+
+        Args:
+            interrupted: asked after every evaluation; if it says so, work ends before a look.
 
         Returns:
             Results of the tasks that ended.
@@ -94,9 +97,11 @@ class Synthesis:
         self._admit(level)
         self._compact(level)
         batch = self._batches[level]
-        ended = batch.advance()
+        ended = batch.advance(interrupted)
         self._progress = [
-            Progress(task.index, task.curve[-1], task.budget) for task in [*batch.running, *ended]
+            Progress(task.index, task.curve[-1], task.budget)
+            for task in [*batch.running, *ended]
+            if task.curve
         ]
         finished = [task for task in ended if self._is_finished(task)]
         for task in ended:

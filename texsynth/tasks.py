@@ -107,6 +107,11 @@ class Task:
             self.resumed_at += (self.spent,)
         self.begun = True
 
+    def spend(self, cost: float) -> None:
+        """Count one evaluation at this level, of so many at full size."""
+        self.level_evaluations += 1
+        self.spent += cost
+
     def record(self, loss: float, side: int) -> None:
         """Add a point to the curve; at too many, drop one where they lie closest, never an end."""
         self.curve.append(CurvePoint(self.spent, loss, side))

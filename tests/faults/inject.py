@@ -109,7 +109,7 @@ def make_actor_class(base: type, faults: Sequence[Fault]) -> type:
             work = super()._prepare(tasks, exemplars, lanes)
             original, out = work.advance, self._run.path
 
-            def advance() -> Any:
+            def advance(*rest: Any) -> Any:
                 coming = {tasks[index]["exemplar_id"] for index in work.beginning}
                 due = [
                     fault
@@ -123,7 +123,7 @@ def make_actor_class(base: type, faults: Sequence[Fault]) -> type:
                         ACTIONS[fault["do"]](out)
                 is_slow = any(fault["do"] == "slow" for fault in due)
                 with slowed() if is_slow else nullcontext():
-                    results = original()
+                    results = original(*rest)
                 spoiled = {fault["exemplar"] for fault in faults if fault["do"] == "nan"}
                 return [
                     spoil(result) if tasks[result.index]["exemplar_id"] in spoiled else result

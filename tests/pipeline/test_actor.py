@@ -169,8 +169,8 @@ def changed_results(
 ) -> None:
     original = Synthesis.advance
 
-    def advance(work: Synthesis) -> list[SynthesisResult]:
-        return [change(result) for result in original(work)]
+    def advance(work: Synthesis, *rest: Any) -> list[SynthesisResult]:
+        return [change(result) for result in original(work, *rest)]
 
     monkeypatch.setattr(Synthesis, "advance", advance)
 

@@ -16,6 +16,7 @@ from pipeline.columns import STATUSES
 from pipeline.committed import read_committed
 from pipeline.finalize import finalize
 from pipeline.resume import (
+    KEYS,
     RunMismatchError,
     RunRecord,
     RunRecordError,
@@ -26,7 +27,6 @@ from pipeline.resume import (
     write_pending,
     write_run_record,
 )
-from pipeline.run import KEYS
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema, rows_to_table
 from pipeline.shards import commit_rows
@@ -49,12 +49,13 @@ def record() -> RunRecord:
 
 
 def tasks_of(*task_ids: str | None) -> pa.Table:
-    return pa.table({"task_id": pa.array(task_ids, pa.string())})
+    seeds = pa.array(range(len(task_ids)), pa.int64())
+    return pa.table({"task_id": pa.array(task_ids, pa.string()), "seed": seeds})
 
 
 def committed_of(*rows: tuple[str, str, int]) -> pa.Table:
     names = [("task_id", pa.string()), ("status", pa.string()), ("attempts", pa.int32())]
-    names += [("copy", pa.bool_()), ("below_threshold", pa.bool_())]
+    names += [("seed", pa.int64()), ("copy", pa.bool_()), ("below_threshold", pa.bool_())]
     values = [dict(zip(("task_id", "status", "attempts"), row, strict=True)) for row in rows]
     return pa.Table.from_pylist(values, schema=pa.schema(names))
 
@@ -105,7 +106,7 @@ def test_another_configuration_is_refused_with_the_difference(record: RunRecord)
 def test_what_is_committed_is_not_done_again() -> None:
     committed = committed_of(("a", "ok", 1), ("b", "failed", 3), ("gone", "ok", 1))
     pending = pending_tasks(tasks_of("c", "b", "a", "d"), committed)
-    assert pending.to_pylist() == [
+    assert pending.drop_columns(["seed"]).to_pylist() == [
         {"task_id": "c", "attempts": 0},
         {"task_id": "d", "attempts": 0},
     ]
@@ -115,7 +116,7 @@ def test_what_is_committed_is_not_done_again() -> None:
 def test_retry_counts_on_from_the_row() -> None:
     committed = committed_of(("a", "ok", 1), ("b", "failed", 3), ("c", "timeout", 1))
     pending = pending_tasks(tasks_of("a", "b", "c", "d"), committed, retry=["failed"])
-    assert pending.to_pylist() == [
+    assert pending.drop_columns(["seed"]).to_pylist() == [
         {"task_id": "b", "attempts": 3},
         {"task_id": "d", "attempts": 0},
     ]
@@ -126,6 +127,7 @@ def test_flagged_textures_are_done_again_under_another_seed() -> None:
         "task_id": ["good", "copy", "high", "null", "late", "gone"],
         "status": ["ok", "ok", "ok", "ok", "timeout", "failed"],
         "attempts": [1, 1, 2, 1, 1, 1],
+        "seed": [0, 1, 2, 3, 4, 77],
         "copy": [False, True, False, None, True, None],
         "below_threshold": [True, None, False, None, None, None],
     }
@@ -136,7 +138,7 @@ def test_flagged_textures_are_done_again_under_another_seed() -> None:
     assert again["task_id"].to_pylist() == ["copy", "high", "gone"]
     assert again["attempts"].to_pylist() == [1, 2, 1]
     seeds = again["seed"].to_pylist()
-    assert seeds[2] == 5
+    assert seeds[2] == 77
     assert len({*seeds, 1, 2}) == 5
     assert again.equals(pending_tasks(tasks, committed, ["failed", "flagged"]))
 
@@ -164,7 +166,8 @@ def test_anti_join_against_dictionaries(
         if status is None or status in retry:
             expected.append({"task_id": task_id, "attempts": attempts})
     table = committed_of(*((task_id, *row) for task_id, row in committed.items()))
-    assert pending_tasks(tasks_of(*task_ids), table, retry).to_pylist() == expected
+    pending = pending_tasks(tasks_of(*task_ids), table, retry)
+    assert pending.drop_columns(["seed"]).to_pylist() == expected
 
 
 def test_killed_and_started_again_nothing_is_lost_or_done_twice(

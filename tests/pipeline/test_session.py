@@ -43,8 +43,10 @@ def test_two_at_once_are_refused_and_a_crash_leaves_no_lock(run: RunDirectory) -
     assert (crashed.pid, crashed.state) == (other.pid, "running")
     with hold_run(run) as session:
         assert is_held(run)
-        assert session.id != crashed.id
+        assert (session.id != crashed.id, session.forgiven) == (True, None)
     assert not is_held(run)
+    with hold_run(run) as another:
+        assert another.forgiven == session.id
 
 
 def test_looking_at_the_lock_refuses_nobody(run: RunDirectory) -> None:

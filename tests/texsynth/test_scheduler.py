@@ -408,3 +408,19 @@ def test_checkpoints_that_do_not_fit_are_refused_before_work(
     checkpoint = dataclasses.replace(interrupt(draw(1), TWO_LEVELS, network, 2)[0], **changes)
     with pytest.raises(ValueError, match=message):
         resume(draw(1), TWO_LEVELS, network, {index: checkpoint})
+
+
+def test_interruptions_leave_everything_for_later_and_change_nothing(
+    network: TextureNetwork,
+) -> None:
+    exemplars = draw(3)
+    whole = drive(prepare_synthesis(exemplars, range(3), TWO_LEVELS, network, lanes=2))
+    synthesis = prepare_synthesis(exemplars, range(3), TWO_LEVELS, network, lanes=2)
+    results, calls = [], []
+    while synthesis.unfinished:
+        results += synthesis.advance(lambda: not calls.append(1))
+    assert len(calls) > 2 * TWO_LEVELS.evaluations
+    for again, result in zip(sorted(results, key=lambda r: r.index), whole, strict=True):
+        assert torch.equal(again.image, result.image)
+        assert again.loss_curve == result.loss_curve
+        assert again.evaluations == result.evaluations

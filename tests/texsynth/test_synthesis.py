@@ -314,9 +314,9 @@ def test_levels_fill_their_lanes(network: TextureNetwork, monkeypatch: pytest.Mo
     busy: list[tuple[int, int]] = []
     advance = LaneBatch.advance
 
-    def spy(self: LaneBatch) -> list[Task]:
+    def spy(self: LaneBatch, *rest: Any) -> list[Task]:
         busy.append((self._size[0], len(self.running)))
-        return advance(self)
+        return advance(self, *rest)
 
     monkeypatch.setattr(LaneBatch, "advance", spy)
     run(draw(6), dataclasses.replace(TWO_LEVELS, evaluations=10), network, lanes=3)
