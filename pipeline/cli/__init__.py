@@ -1,7 +1,7 @@
 """The command line: `texsynth COMMAND`.
 
-Exit codes: 0 all done, 2 bad usage or refused, 3 finished with failed rows, 130 or 143 stopped by
-Ctrl-C or SIGTERM.
+Exit codes: 0 all done, 2 bad usage, refused, or broken off by an error, 3 finished with failed
+rows, 130 or 143 stopped by Ctrl-C or SIGTERM.
 Commands are imported when they are called, so that `--help` waits for nothing.
 """
 

@@ -20,7 +20,8 @@ def retry(
 ) -> int:
     """Do the tasks of some rows again, and those that have none yet, with the settings of the run.
 
-    The row with the most attempts counts. Exit codes as of run.
+    The row with the most attempts counts. For other settings, such as a longer --task-timeout, give
+    run the same --retry. Exit codes as of run.
 
     Args:
         run: Run directory; its manifest is not needed, the images are.

@@ -30,7 +30,8 @@ def run(
     """Synthesise the textures of a manifest into a run directory, or go on with it.
 
     The same command on the same directory continues; finished textures are kept. Exit codes: 0 all
-    done, 2 bad usage or refused, 3 finished with failed rows, 130 or 143 stopped by a signal.
+    done, 2 bad usage, refused, or broken off by an error, 3 finished with failed rows, 130 or 143
+    stopped by a signal.
 
     Args:
         manifest: CSV or Parquet; `texsynth manifest` makes one.
