@@ -15,7 +15,6 @@ from pipeline.committed import FileProblem, UnreadableFileError
 from pipeline.rundir import RunDirectory
 from pipeline.snapshot import RowReader, load_task_columns
 from pipeline.terminal import first_line
-from texsynth.config import ConfigError
 
 FAILURE_STATUSES = tuple(status for status in STATUSES if status != "ok")
 COLUMNS = (
@@ -33,6 +32,10 @@ EXAMPLES = 3
 """Task ids that are named of a group."""
 
 Row = dict[str, Any]
+
+
+class FailuresError(ValueError):
+    """Failures were asked for that there cannot be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +89,12 @@ def load_failures(
         task: Id of the only task that is asked for.
 
     Raises:
-        ConfigError: A status is unknown, or `task` has no such row.
+        FailuresError: A status is unknown, or `task` has no such row.
     """
     unknown = [name for name in statuses if name not in FAILURE_STATUSES]
     if unknown or not statuses:
         expected = ", ".join(FAILURE_STATUSES)
-        raise ConfigError(f"status: got {unknown or 'none'}, expected some of {expected}")
+        raise FailuresError(f"status: got {unknown or 'none'}, expected some of {expected}")
     table, problems = RowReader(run, COLUMNS).read()
     wanted = pc.is_in(table["status"], pa.array(sorted(statuses), pa.string()))
     failed = table.filter(wanted).select(COLUMNS)
@@ -103,7 +106,7 @@ def load_failures(
     if task is not None:
         failed = failed.filter(pc.equal(failed["task_id"], task))
         if not len(failed):
-            raise ConfigError(f"task {task!r}: no row with status {' or '.join(statuses)}")
+            raise FailuresError(f"task {task!r}: no row with status {' or '.join(statuses)}")
     return Failures(rows=tuple(failed.to_pylist()), problems=tuple(problems))
 
 

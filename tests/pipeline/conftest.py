@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.actor import SynthesisActor
+from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.manifest import load_manifest
 from pipeline.prepare import ExemplarSource, prepare_tasks
@@ -179,3 +181,22 @@ def prepared_block() -> Callable[[Path, RunConfig], pa.Table]:
         return prepare_tasks(tasks, ExemplarSource(str(manifest.parent), config))
 
     return make
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["texsynth", *map(str, arguments)])
+        code: int | str | None = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return int(code or 0), out, err
+
+    return run

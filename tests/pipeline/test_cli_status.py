@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.cli import main
 from pipeline.resume import write_tasks
 from pipeline.rundir import RunDirectory
 from pipeline.session import hold_run
@@ -27,23 +26,6 @@ pipeline.cli.status.WATCH_SECONDS = 0.05
 from pipeline.cli import main
 main()
 """
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs the command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["texsynth", *map(str, arguments)])
-        code: int | str | None = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        return int(code or 0), out, err
-
-    return run
 
 
 @pytest.fixture
@@ -106,7 +88,7 @@ def test_failures_are_listed_and_give_code_3(call: Call, begun: RunDirectory) ->
 def test_what_is_no_run_is_code_2(call: Call, tmp_path: Path, command: str) -> None:
     code, out, err = call(command, tmp_path)
     assert (code, out) == (2, "")
-    assert err == f"error: {str(tmp_path)!r} is no run directory\n"
+    assert err == f"error: {str(tmp_path)!r} is no run directory, expected a folder that `texsynth run` made\n"
     assert call(command, "--help")[0] == 0
     assert list(tmp_path.iterdir()) == []
 

@@ -43,7 +43,7 @@ def make_run(run: RunDirectory, ids: tuple[str, ...] = IDS) -> pa.Table:
     )
     write_run_record(run, record)
     categories = [name.split("-")[0] for name in ids]
-    tasks = pa.table({"task_id": list(ids), "category": categories})
+    tasks = pa.table({"task_id": list(ids), "category": categories, "seed": range(len(ids))})
     write_tasks(run, tasks)
     return tasks
 
