@@ -88,7 +88,8 @@ def test_failures_are_listed_and_give_code_3(call: Call, begun: RunDirectory) ->
 def test_what_is_no_run_is_code_2(call: Call, tmp_path: Path, command: str) -> None:
     code, out, err = call(command, tmp_path)
     assert (code, out) == (2, "")
-    assert err == f"error: {str(tmp_path)!r} is no run directory, expected a folder that `texsynth run` made\n"
+    reason = "is no run directory, expected a folder that `texsynth run` made"
+    assert err == f"error: {str(tmp_path)!r} {reason}\n"
     assert call(command, "--help")[0] == 0
     assert list(tmp_path.iterdir()) == []
 
