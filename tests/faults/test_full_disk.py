@@ -103,7 +103,17 @@ def test_a_disk_that_fills_up_in_the_middle(
     assert_goes_on(story, end)
 
 
-@pytest.mark.parametrize("step", STEPS, ids=[f"disk-full-finalize-{step}" for step in STEPS])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(
+            step,
+            id=f"disk-full-finalize-{step}",
+            marks=[pytest.mark.slow] if step != "build" else [],
+        )
+        for step in STEPS
+    ],
+)
 def test_a_disk_that_fills_up_in_finalize(
     make_story: MakeStory, small_disk: Path, step: str
 ) -> None:

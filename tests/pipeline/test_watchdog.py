@@ -8,26 +8,27 @@ import time
 
 import pytest
 
-TIMEOUT_S = 1.0
-# Prints its watchdog's pid and "ready", then does what it is told.
-ACTOR = f"""
+# Prints its watchdog's pid, then does what it is told.
+ACTOR = """
 import sys, time
 from pipeline.watchdog import Watchdog
-watchdog = Watchdog({TIMEOUT_S})
+watchdog = Watchdog(float(sys.argv[1]))
 print(watchdog.pid, flush=True)
 """
 BUSY_AND_ALIVE = """
 with watchdog.working():
-    for _ in range(12):
+    for _ in range(20):
         time.sleep(0.25)
         watchdog.beat()
 watchdog.close()
 """
+PATIENT_S, STRICT_S = 3.0, 0.5
+"""A busy machine stalls a process for a second; where a kill is expected, that does not matter."""
 
 
-def begin(code: str) -> subprocess.Popen[str]:
+def begin(code: str, timeout_s: float) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", ACTOR + code],
+        [sys.executable, "-c", ACTOR + code, str(timeout_s)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -49,24 +50,24 @@ def gone(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("code", [BUSY_AND_ALIVE, "time.sleep(3)"])
+@pytest.mark.parametrize("code", [BUSY_AND_ALIVE, "time.sleep(5)"])
 def test_work_that_goes_on_and_waiting_are_left_alone(code: str) -> None:
-    with begin(code) as process:
+    with begin(code, PATIENT_S) as process:
         watchdog = int(first_line(process))
         assert process.wait(timeout=60) == 0
     assert gone(watchdog)
 
 
 def test_work_that_stands_still_is_killed() -> None:
-    with begin("with watchdog.working():\n    time.sleep(60)") as process:
+    with begin("with watchdog.working():\n    time.sleep(60)", STRICT_S) as process:
         watchdog = int(first_line(process))
         assert process.wait(timeout=30) == -signal.SIGKILL
     assert gone(watchdog)
 
 
-@pytest.mark.parametrize("code", ["time.sleep(60)", BUSY_AND_ALIVE.replace("12", "240")])
+@pytest.mark.parametrize("code", ["time.sleep(60)", BUSY_AND_ALIVE.replace("20", "240")])
 def test_a_stopped_process_is_killed_idle_or_at_work(code: str) -> None:
-    with begin(code) as process:
+    with begin(code, PATIENT_S) as process:
         watchdog = int(first_line(process))
         os.kill(process.pid, signal.SIGSTOP)
         assert process.wait(timeout=30) == -signal.SIGKILL
@@ -74,6 +75,6 @@ def test_a_stopped_process_is_killed_idle_or_at_work(code: str) -> None:
 
 
 def test_a_lost_watchdog_does_not_end_the_work() -> None:
-    with begin(BUSY_AND_ALIVE) as process:
+    with begin(BUSY_AND_ALIVE, PATIENT_S) as process:
         os.kill(int(first_line(process)), signal.SIGKILL)
         assert process.wait(timeout=60) == 0
