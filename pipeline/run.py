@@ -84,6 +84,7 @@ def retry_run(run: RunDirectory, retry: Sequence[str], console: Console) -> RunO
     record = _require_record(run)
     config = RunConfig.model_validate({**record.config, "retry": tuple(retry)})
     require_device(config)
+    run.create()
     with hold_run(run) as session:
         return _go_on(run, record, load_tasks(run), config, _Terminal(console, session))
 

@@ -19,7 +19,8 @@ from pipeline.manifest import ManifestError
 from pipeline.outcome import RunOutcome
 from pipeline.preflight import THRESHOLDS, RunDirectoryError
 from pipeline.resume import RunMismatchError
-from pipeline.run import run_manifest
+from pipeline.run import finalize_run, retry_run, run_manifest
+from pipeline.rundir import NotARunError, RunDirectory
 from texsynth import ConfigError, WeightsError
 
 MakeConfig = Callable[..., RunConfig]
@@ -267,3 +268,23 @@ def test_a_damaged_shard_is_named_and_its_tasks_are_done_again(
     assert (outcome.done_now, outcome.missing) == (2, 0)
     assert len(outcome.problems) == 1
     assert outcome.statuses == {"ok": 2}
+
+
+def test_retry_and_finalize_go_by_the_directory_alone(
+    make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path
+) -> None:
+    manifest, out = make_manifest(["a", "b"], broken=["b"]), tmp_path / "run"
+    do(manifest, out, quick_config())
+    make_manifest(["a", "b"])
+    manifest.unlink()
+    for folder in ("attempts", "checkpoints", "shards"):
+        (out / folder).rmdir()
+    run = RunDirectory(out)
+    outcome = retry_run(run, ["failed"], Console(file=io.StringIO()))
+    assert (outcome.done_now, outcome.statuses) == (1, {"ok": 2})
+    assert textures(out)["attempts"].to_dict() == {"a-c0-v0": 1, "b-c0-v0": 2}
+    (out / "metrics.parquet").unlink()
+    assert finalize_run(run).rows == 2
+    assert len(textures(out)) == 2
+    with pytest.raises(NotARunError, match="is no run directory"):
+        retry_run(RunDirectory(tmp_path / "images"), ["failed"], Console())
