@@ -9,11 +9,13 @@ tries what was in flight in smaller groups.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +34,7 @@ from pipeline.lane_checkpoints import load_checkpoint, remove_checkpoint, save_c
 from pipeline.resume import RunRecord, RunRecordError, load_run_record
 from pipeline.rows import Row, RowMaker
 from pipeline.rundir import RunDirectory
+from pipeline.runlog import RunLog
 from pipeline.schema import SchemaError, row_schema
 from pipeline.session import StopWatch
 from pipeline.shards import ShardWriter
@@ -42,7 +45,25 @@ from texsynth.memory import choose_lanes
 from texsynth.scheduler import Synthesis
 from texsynth.synthesis import compute_levels, prepare_synthesis
 
-SUMMARY = pa.schema([("task_id", pa.string()), ("status", pa.string()), ("seconds", pa.float64())])
+BLOCK = pa.struct(
+    [
+        ("actor", pa.string()),
+        ("tasks", pa.int64()),
+        ("begun_at", pa.string()),
+        ("seconds", pa.float64()),
+        ("synthesis_seconds", pa.float64()),
+    ]
+)
+"""A block as the log tells of it: whose, tasks done, begin (ISO 8601, UTC), time until its last row
+was committed, and how much of it passed inside a synthesis, s."""
+SUMMARY = pa.schema(
+    [
+        ("task_id", pa.string()),
+        ("status", pa.string()),
+        ("seconds", pa.float64()),
+        ("block", BLOCK),
+    ]
+)
 """The small row that flows on for each task; the row itself has been committed."""
 MAX_FAILED_STARTS = 3
 """Actors that may die before they are ready, on one machine; with more the fault is no task's."""
@@ -102,6 +123,7 @@ class SynthesisActor:
         _require_same_weights(self._network, record)
         self._maker = RowMaker(record, self._config, self._network)
         self._lanes = self._choose_lanes()
+        self._synthesis_seconds = 0.0
         self._committed = CommittedTasks(self._run)
         self._writer = ShardWriter(
             self._run,
@@ -127,7 +149,9 @@ class SynthesisActor:
         Raises:
             OSError: if rows or attempts cannot be written; committed rows stay.
         """
-        summaries = []
+        summaries: list[Row] = []
+        begun_at = datetime.datetime.now(datetime.UTC)
+        self._synthesis_seconds = 0.0
         try:
             with self._watchdog.working() if self._watchdog else contextlib.nullcontext():
                 for made in self._rows(self._committed.without(tasks.to_pylist())):
@@ -139,10 +163,18 @@ class SynthesisActor:
             # Whatever ended the block, this process lives: no attempt of it is a death.
             with contextlib.suppress(OSError):
                 self._attempts.end_all()
-        return pa.Table.from_pylist(summaries, SUMMARY)
+        if not summaries:
+            return SUMMARY.empty_table()
+        block = self._describe_block(len(summaries), begun_at)
+        self.block_ended(block)
+        return pa.Table.from_pylist([row | {"block": block} for row in summaries], SUMMARY)
 
     def row_ended(self, row: Row) -> None:
         """Called for every row that this actor makes; for those that count them."""
+
+    def block_ended(self, block: Mapping[str, Any]) -> None:
+        """Called with the values of BLOCK when tasks of a block were done; puts them in the log."""
+        RunLog(self._run).event("block", **block)
 
     def close(self) -> None:
         """Commit what is left and end what runs beside."""
@@ -150,6 +182,17 @@ class SynthesisActor:
         if self._watchdog:
             self._watchdog.close()
         self._attempts.end_all()
+
+    def _describe_block(self, tasks: int, begun_at: datetime.datetime) -> Row:
+        """The values of BLOCK, for one that ends now."""
+        seconds = datetime.datetime.now(datetime.UTC) - begun_at
+        return {
+            "actor": self._attempts.name,
+            "tasks": tasks,
+            "begun_at": begun_at.isoformat(timespec="milliseconds"),
+            "seconds": seconds.total_seconds(),
+            "synthesis_seconds": self._synthesis_seconds,
+        }
 
     def _add(self, row: Row) -> Row:
         """Hand a row to the writer; one that does not fit the schema becomes a failed one."""
@@ -262,7 +305,9 @@ class SynthesisActor:
                 break
             self._attempts.begin({task["task_id"]: task["attempts"] for task in beginning})
             begun.update(task["task_id"] for task in beginning)
+            advanced = time.monotonic()
             results = work.advance(self._is_interrupted)
+            self._synthesis_seconds += time.monotonic() - advanced
             for result in results:
                 task = tasks[result.index]
                 row = self._maker.texture(task, result, exemplars[result.index])

@@ -12,7 +12,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from pipeline.config import RunConfig
 from pipeline.isolation import prepare_block
 from pipeline.prepare import ExemplarSource
 from pipeline.rundir import RunDirectory
+from pipeline.runlog import RunLog
 from pipeline.session import POLL_SECONDS as SESSION_POLL_SECONDS
 from pipeline.tail import CommittedTasks
 from texsynth.config import ConfigError
@@ -151,14 +152,16 @@ def _consume(dataset: ray.data.Dataset, run: RunDirectory, job: Job) -> None:
     The pulling is a thread's: so the main one is free for signals, and no signal breaks into Ray.
     """
     errors: list[BaseException] = []
+    log = RunLog(run)
 
     def pull() -> None:
         try:
             batches = dataset.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             )
-            for _ in batches:
-                pass
+            for summary in batches:
+                for block in summary["block"].slice(0, 1).to_pylist():
+                    log.event("block", **block)
         except BaseException as error:
             errors.append(error)
 
@@ -207,6 +210,9 @@ class MeteredActor(SynthesisActor):
             boundaries=SECONDS_BOUNDARIES,
             tag_keys=tags,
         )
+        self._in_synthesis = Counter(
+            "texsynth_synthesis_seconds", "Time inside syntheses, s; else the device is idle."
+        )
 
     def row_ended(self, row: dict[str, Any]) -> None:
         """Count a row by its status."""
@@ -216,6 +222,11 @@ class MeteredActor(SynthesisActor):
             self._seconds.observe(row["seconds"], tags)
         if row.get("evaluations"):
             self._evaluations.inc(row["evaluations"])
+
+    def block_ended(self, block: Mapping[str, Any]) -> None:
+        """Count the time in syntheses; the driver, which gets the summary, writes the log."""
+        if block["synthesis_seconds"]:
+            self._in_synthesis.inc(block["synthesis_seconds"])
 
 
 def _innermost(error: BaseException) -> str:

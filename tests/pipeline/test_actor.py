@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +272,41 @@ def test_a_block_that_comes_again_is_not_done_again(
     assert actor(block)["task_id"].to_pylist() == ["b-c0-v0"]
     assert len(make_actor(config)(block)) == 0
     assert len(pq.read_table(run.shards)) == 2
+
+
+def test_a_block_says_how_much_of_its_time_was_synthesis(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    prepared_block: PreparedBlock,
+) -> None:
+    config = quick_config()
+    original, spent = Synthesis.advance, []
+
+    def advance(work: Synthesis, *rest: Any) -> Any:
+        begun = time.monotonic()
+        results = original(work, *rest)
+        spent.append(time.monotonic() - begun)
+        return results
+
+    monkeypatch.setattr(Synthesis, "advance", advance)
+    actor, block = make_actor(config), prepared_block(make_manifest(["a", "b", "c"]), config)
+    begun_at = datetime.now(UTC) - timedelta(milliseconds=1)
+    summaries = [actor(block.slice(0, 2)), actor(block), actor(block)]
+    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["block", "block"]
+    assert (
+        [line["tasks"] for line in lines] == [len(summary) for summary in summaries[:2]] == [2, 1]
+    )
+    for line, summary in zip(lines, summaries, strict=False):
+        told = {name: value for name, value in line.items() if name not in ("time", "event")}
+        assert summary["block"].to_pylist() == [told] * len(summary)
+        assert told["synthesis_seconds"] < told["seconds"]
+        assert begun_at <= datetime.fromisoformat(told["begun_at"]) <= datetime.now(UTC)
+    synthesis_s = sum(line["synthesis_seconds"] for line in lines)
+    assert synthesis_s == pytest.approx(sum(spent), abs=0.05)
 
 
 def test_a_worker_refuses_other_weights_and_an_empty_directory(

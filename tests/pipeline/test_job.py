@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -47,6 +48,11 @@ def test_killed_under_ray_and_run_again_nothing_is_lost_and_nothing_twice(
     assert (frame["finished_at"][kept.index] == kept["finished_at"]).all()
     assert (frame.loc[frame["exemplar_id"] == "c", "error_type"] == "ImageError").all()
     assert (out / "_SUCCESS").exists()
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    last = next(n for n, line in reversed([*enumerate(lines)]) if line["event"] == "session_begun")
+    blocks = [line for line in lines[last:] if line["event"] == "block"]
+    assert sum(block["tasks"] for block in blocks) == len(frame) - len(kept)
+    assert all(0 <= block["synthesis_seconds"] < block["seconds"] for block in blocks)
 
 
 @pytest.mark.parametrize(
@@ -156,10 +162,14 @@ def test_rows_are_counted_for_prometheus(
     actor = job.MeteredActor(str(run.path))
     actor.row_ended({"status": "ok", "seconds": 2.5, "evaluations": 40.0})
     actor.row_ended({"status": "failed", "seconds": None, "evaluations": None})
+    actor.block_ended({"tasks": 1, "synthesis_seconds": 2.0})
+    actor.block_ended({"tasks": 1, "synthesis_seconds": 0.0})
     actor.close()
+    assert not run.log.exists()
     assert seen == [
         ("texsynth_tasks", 1, {"status": "ok"}),
         ("texsynth_task_seconds", 2.5, {"status": "ok"}),
         ("texsynth_evaluations", 40.0, None),
         ("texsynth_tasks", 1, {"status": "failed"}),
+        ("texsynth_synthesis_seconds", 2.0, None),
     ]
