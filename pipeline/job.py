@@ -35,17 +35,20 @@ from pipeline.runlog import RunLog
 from pipeline.session import POLL_SECONDS as SESSION_POLL_SECONDS
 from pipeline.tail import CommittedTasks
 from texsynth.config import ConfigError
+from texsynth.memory import CPU_LANES, MOST_LANES
 
 PREPARE_CPUS = 0.25
 """Of a preparing task: it shares a core with the actor that it feeds."""
 SPARE_CPUS = 1.0
 """Left to Ray Data's own tasks when actors run on CPUs: without a whole one nothing ever starts."""
-LANE_FULLS_PER_BLOCK = 4
-"""Tasks of a block, in lanes: lanes are refilled within a block, and a lost actor loses no more
-than what it has in flight."""
-ASSUMED_GPU_LANES = 16
-"""Lanes of a GPU actor that chooses them itself, for the size of blocks."""
-
+LANE_FULLS_PER_BLOCK = 8
+"""Tasks of a block at most, in lanes: lanes are refilled within a block, so its tail runs on fewer.
+A lost actor loses no more than what it has in flight, however long its block is."""
+BLOCK_BYTES = 2**26
+"""Pixels of a block at most, unless one lane-full has more; Ray Data splits what is twice that."""
+PREPARED_ROWS = 32
+"""Tasks prepared at once: what the watchdog waits for, and what an image that kills its process
+sends into processes of their own."""
 
 POLL_SECONDS = 0.2
 """Between two looks of the driver at its signals."""
@@ -127,7 +130,7 @@ def _make_dataset(
     prepared = tasks.map_batches(
         partial(prepare_block, source=ExemplarSource(root, config), run=run, watched=True),
         batch_format="pyarrow",
-        batch_size=rows_per_block,
+        batch_size=min(rows_per_block, PREPARED_ROWS),
         num_cpus=PREPARE_CPUS,
     )
     return prepared.map_batches(
@@ -302,8 +305,12 @@ def _least_cpus() -> float:
 
 
 def _rows_per_block(config: RunConfig, pending: int, actors: int, *, gpu: bool) -> int:
-    """A few lane-fulls, but no less than one block for every actor."""
+    """Some lane-fulls, such that every actor gets as many blocks as the others, all of one size."""
     lanes = config.lanes
     if lanes == "auto":
-        lanes = ASSUMED_GPU_LANES if gpu else 4
-    return max(1, min(LANE_FULLS_PER_BLOCK * lanes, math.ceil(pending / actors)))
+        # What an actor will choose is not known yet: with fewer lanes its blocks only last longer.
+        lanes = MOST_LANES if gpu else CPU_LANES
+    most = max(lanes, min(LANE_FULLS_PER_BLOCK * lanes, BLOCK_BYTES // (3 * config.size**2)))
+    tasks_per_actor = math.ceil(pending / actors)
+    blocks_per_actor = math.ceil(tasks_per_actor / most)
+    return math.ceil(tasks_per_actor / blocks_per_actor)

@@ -124,18 +124,24 @@ def test_what_a_worker_raised_is_said_in_one_line(text: str, expected: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("lanes", "pending", "actors", "gpu", "expected"),
+    ("lanes", "size", "pending", "actors", "gpu", "expected"),
     [
-        (8, 1000, 1, False, 32),
-        ("auto", 1000, 1, True, 64),
-        (8, 20, 4, True, 5),
-        (8, 3, 4, True, 1),
+        (8, 256, 6400, 1, False, 64),
+        ("auto", 256, 320, 1, False, 32),
+        ("auto", 128, 5120, 1, True, 512),
+        ("auto", 256, 5115, 1, True, 341),
+        ("auto", 1024, 6400, 1, True, 64),
+        (8, 256, 20, 4, True, 5),
+        (8, 256, 3, 4, True, 1),
+        (4, 64, 40, 2, False, 20),
+        (4, 64, 80, 2, False, 20),
+        (4, 64, 1, 1, False, 1),
     ],
 )
-def test_blocks_are_a_few_lane_fulls_and_enough_for_every_actor(
-    lanes: Any, pending: int, actors: int, gpu: bool, expected: int
+def test_blocks_are_some_lane_fulls_and_as_many_for_every_actor(
+    lanes: Any, size: int, pending: int, actors: int, gpu: bool, expected: int
 ) -> None:
-    config = RunConfig(lanes=lanes)
+    config = RunConfig(lanes=lanes, size=size)
     assert job._rows_per_block(config, pending, actors, gpu=gpu) == expected
 
 
