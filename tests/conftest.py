@@ -1,11 +1,20 @@
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
+
+from texsynth import TextureNetwork
+from texsynth.features import trunk_layers
+from texsynth.images import image_to_tensor
 
 # Timings on a busy machine say nothing about the code.
 settings.register_profile("texsynth", deadline=None)
@@ -47,3 +56,50 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save_file(tensors, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def golden(shared_path: Path) -> dict[str, Any]:
+    """Numbers that the public reference implementation printed, with the formula's weights."""
+    values: dict[str, Any] = json.loads((shared_path / "golden" / "reference.json").read_text())
+    return values
+
+
+@pytest.fixture(scope="module")
+def formula_tensors() -> dict[str, Tensor]:
+    """VGG19 by a formula: normal weights of variance 2 / (9 C_in), biases of deviation 0.05."""
+    generator = np.random.Generator(np.random.Philox(19))
+    tensors: dict[str, Tensor] = {}
+    for layer in trunk_layers("vgg19"):
+        if layer.channels is not None:
+            inputs, outputs = layer.channels
+            kernel = generator.standard_normal((outputs, inputs, 3, 3), dtype=np.float32)
+            bias = generator.standard_normal(outputs, dtype=np.float32)
+            scale = np.float32(np.sqrt(2 / (inputs * 9)))
+            tensors[f"features.{layer.index}.weight"] = torch.from_numpy(kernel * scale)
+            tensors[f"features.{layer.index}.bias"] = torch.from_numpy(bias * np.float32(0.05))
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def formula_network(formula_tensors: dict[str, Tensor]) -> TextureNetwork:
+    """The network of the golden values."""
+    return TextureNetwork("vgg19", formula_tensors, weights_id="formula", weights_sha256="")
+
+
+@pytest.fixture(scope="module")
+def load_result(shared_path: Path) -> Callable[[str], Tensor]:
+    """One of the published pictures: [1, 3, 256, 256]."""
+
+    def load(name: str) -> Tensor:
+        with Image.open(shared_path / "data" / "reference-results" / f"{name}.png") as picture:
+            return image_to_tensor(picture)[None]
+
+    return load
+
+
+@pytest.fixture
+def uniform_noise() -> Tensor:
+    """The start of the golden trajectories: [1, 3, 256, 256], the caller's own."""
+    generator = np.random.Generator(np.random.Philox(7))
+    return torch.from_numpy(generator.random((3, 256, 256), dtype=np.float32))[None]
