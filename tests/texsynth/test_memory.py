@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from texsynth import LBFGSConfig, SynthesisConfig, TapError, TextureNetwork
+from texsynth.memory import (
+    CPU_LANES,
+    MOST_LANES,
+    SHARE_OF_FREE_MEMORY,
+    choose_lanes,
+    estimate_lane_bytes,
+)
+
+SIZES = [(32, 48), (64, 96)]
+
+
+def config_of(history: int = 20, **changes: Any) -> SynthesisConfig:
+    return SynthesisConfig(optimizer=LBFGSConfig(history=history), **changes)
+
+
+@pytest.mark.parametrize(
+    ("free_lanes", "chosen"), [(0.0, 1), (0.99, 1), (1.01, 1), (2.99, 2), (17.01, 17), (1e6, 64)]
+)
+def test_as_many_lanes_as_fit_into_the_share_from_1_to_64(
+    network: TextureNetwork, free_lanes: float, chosen: int
+) -> None:
+    config = config_of()
+    lane = estimate_lane_bytes(network, config, SIZES)
+    free = int(free_lanes * lane / SHARE_OF_FREE_MEMORY)
+    assert choose_lanes(network, config, SIZES, free_bytes=free) == chosen
+    assert MOST_LANES == 64
+
+
+def test_a_cpu_has_four_lanes(network: TextureNetwork) -> None:
+    assert choose_lanes(network, config_of(history=1000), SIZES) == CPU_LANES == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_asked_for_its_free_memory(network: TextureNetwork) -> None:
+    on_gpu = copy.deepcopy(network).to("cuda")
+    free, _ = torch.cuda.mem_get_info()
+    # So large that fewer fit than one actor may have.
+    sizes = [(4096, 4096)]
+    expected = choose_lanes(network, config_of(), sizes, free_bytes=free)
+    assert choose_lanes(on_gpu, config_of(), sizes) == pytest.approx(expected, abs=1)
+
+
+def test_a_pair_of_a_long_history_is_two_images_at_each_level_and_two_more_for_a_refill(
+    network: TextureNetwork,
+) -> None:
+    one, two = (estimate_lane_bytes(network, config_of(history), SIZES) for history in (500, 501))
+    images = 4 * 3 * (32 * 48 + 2 * 64 * 96)
+    products = 3 * 2 * 8 * (501**2 - 500**2)
+    assert two - one == 2 * images + products
+
+
+def test_activations_count_to_the_deepest_tap_and_no_further(network: TextureNetwork) -> None:
+    def estimate(*taps: str) -> int:
+        return estimate_lane_bytes(network, config_of(1, taps=taps, spectrum="none"), [(64, 96)])
+
+    # relu1_2 is as large as relu1_1, pool1 a quarter of it; 3 Gram matrices: kept, saved, refilled.
+    assert estimate("relu1_2") - estimate("relu1_1") == 4 * 64 * 64 * 96
+    assert estimate("pool1") - estimate("relu1_2") == 4 * 16 * 64 * 96
+    assert estimate("relu1_1", "pool1") - estimate("pool1") == 4 * 2 * 64**2
+
+
+@pytest.mark.parametrize(("spectrum", "numbers"), [("none", 0), ("gray", 1), ("colour", 6)])
+def test_the_target_spectrum_is_kept(network: TextureNetwork, spectrum: Any, numbers: int) -> None:
+    config = config_of(1, spectrum="none")
+    bare = estimate_lane_bytes(network, config, [(64, 96)])
+    config = dataclasses.replace(config, spectrum=spectrum)
+    assert estimate_lane_bytes(network, config, [(64, 96)]) - bare == 4 * numbers * 64 * 49
+
+
+def test_a_size_too_small_for_any_tap_is_refused(network: TextureNetwork) -> None:
+    with pytest.raises(TapError, match="image of 15x15 px"):
+        estimate_lane_bytes(network, config_of(), [(15, 15)])
