@@ -152,7 +152,7 @@ class Pieces:
         self._maps = [tap.detach().requires_grad_() for tap in maps]
         self._targets = [compute_gram(tap) / 2 for tap in maps]
         side = MATRIX_SIDE[exemplar.device.type]
-        self._matrix = torch.rand((side, side)).to(maps[-1])
+        self._matrix = torch.rand((side, side)).to(self._convolutions[-1][0])
 
     def runs(self) -> dict[str, Run]:
         """What is timed, by name."""
