@@ -17,6 +17,7 @@ import torch
 
 from texsynth import SynthesisConfig, TextureNetwork, synthesize
 from texsynth.memory import SHARE_OF_FREE_MEMORY, estimate_lane_bytes
+from texsynth.sensitivity import PROBE_COST
 
 CALIBRATION_S = 20.0
 """Time for all levels together, about: somebody waits for it."""
@@ -60,7 +61,7 @@ def calibrate(
     """
     levels: list[LevelPlan] = []
     measured, limit_s = SMALLEST_STAND_IN, CALIBRATION_S / len(sizes)
-    for (side, _), count in zip(sizes, compute_evaluations(config.evaluations, sizes), strict=True):
+    for (side, _), count in zip(sizes, compute_evaluations(config, sizes), strict=True):
         sides = [side]
         while sides[-1] // 2 >= measured:
             sides.append(sides[-1] // 2)
@@ -76,16 +77,18 @@ def calibrate(
     return tuple(levels)
 
 
-def compute_evaluations(budget: float, sizes: Sequence[tuple[int, int]]) -> list[int]:
+def compute_evaluations(config: SynthesisConfig, sizes: Sequence[tuple[int, int]]) -> list[int]:
     """Evaluations of a task at every level, if all is spent: as many as at each finer level.
 
     Args:
-        budget: in evaluations at full size.
+        config: its budget, and whether some of it measures the weights of the loss.
         sizes: (height, width) of every level, the finest last.
     """
     costs = [math.prod(size) / math.prod(sizes[-1]) for size in sizes]
     counts: list[int] = []
+    budget = config.evaluations
     for level, cost in enumerate(costs):
+        budget -= cost * (PROBE_COST if config.weighting != "none" else 0)
         counts.append(max(1, math.floor(budget / sum(costs[level:]) + 1e-6)))
         budget -= counts[-1] * cost
     return counts

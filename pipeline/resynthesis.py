@@ -100,7 +100,8 @@ def _end_early(
     network: TextureNetwork,
 ) -> SynthesisResult:
     """The result of a task whose time was up at a checkpoint."""
-    task = resume_task(checkpoint, 0, exemplar, config.evaluations)
+    # Its seed does not matter: nothing is drawn for it any more.
+    task = resume_task(checkpoint, 0, exemplar, config.evaluations, seed=0)
     task.image = task.image.to(network.device)
     task.stop_reason = "time_limit"
     lowest = checkpoint.readings[-1][1] if checkpoint.readings else math.inf

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raised whenever the same settings give other textures; part of a run's fingerprint."""
 REFERENCE_TAPS = ("relu1_1", "pool1", "pool2", "pool3", "pool4", "pool5")
 REFERENCE_SIDE = 256
@@ -28,6 +28,7 @@ Start = Literal["noise", "random_phase"]
 LineSearch = Literal["armijo", "none"]
 PresetName = Literal["default", "reference"]
 Taps = Literal["auto", "reference"] | tuple[str, ...]
+Weighting = Literal["none", "sensitivity"]
 
 
 class ConfigError(ValueError):
@@ -92,8 +93,11 @@ class SynthesisConfig:
         spectrum_weight: factor of half the squared distance to the images that have the exemplar's
             spectrum.
         range_weight: factor of the squared distance of the pixels to [0, 1]; 0 leaves them free.
+        weighting: of the single entries of the loss while it is minimised: `none`, or by
+            `sensitivity`, how strongly each answers to the image (`texsynth.sensitivity`): the same
+            zeros, reached sooner. No reported loss knows it.
         start: `noise` is sigmoid(N(0, 1)); `random_phase` has the exemplar's spectrum and uniformly
-            random phases.
+            random phases, and so has the detail that every finer level adds.
         levels: images from coarse to fine, each twice the side of the one before; `auto` begins at
             64 px or above.
         evaluations: budget of a task, in evaluations at full size; one at side s costs (s /
@@ -110,6 +114,7 @@ class SynthesisConfig:
     spectrum: Spectrum = "colour"
     spectrum_weight: float = 1e5
     range_weight: float = 1e5
+    weighting: Weighting = "sensitivity"
     start: Start = "random_phase"
     levels: int | Literal["auto"] = "auto"
     evaluations: float = 1000.0
@@ -135,6 +140,7 @@ class SynthesisConfig:
         for name in ("gram_weight", "spectrum_weight", "range_weight", "plateau_tolerance"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         _require_choice("spectrum", self.spectrum, ("none", "gray", "colour"))
+        _require_choice("weighting", self.weighting, ("none", "sensitivity"))
         _require_choice("start", self.start, ("noise", "random_phase"))
         if self.levels != "auto":
             _require(self.levels >= 1, "levels", self.levels, "'auto' or at least 1")
@@ -168,6 +174,7 @@ class SynthesisConfig:
             "taps": "reference",
             "spectrum": "gray",
             "range_weight": 0.0,
+            "weighting": "none",
             "start": "noise",
             "levels": 1,
             "evaluations": 10_000.0,

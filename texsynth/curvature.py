@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from texsynth.shapes import LaneCount, LaneMask, PerLane
+from texsynth.shapes import LaneCount, LaneIndex, LaneMask, PerLane
 
 Flat = Float[Tensor, "B D"]
 
@@ -83,6 +83,11 @@ class CurvatureHistory:
     def forget(self, lanes: LaneMask) -> None:
         """Drop all pairs of some lanes."""
         self.stored = torch.where(lanes, 0, self.stored)
+
+    def clear(self, lanes: LaneIndex) -> None:
+        """Make some lanes as they were at first; the vectors are not touched, nor read again."""
+        self.stored = self.stored.index_fill(0, lanes, 0)
+        self.head = self.head.index_fill(0, lanes, 0)
 
     def inverse_hessian_product(self, vector: Flat) -> Flat:
         """H v of each lane, [B, D]; v itself where a lane has no pairs."""

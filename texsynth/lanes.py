@@ -16,10 +16,12 @@ import torch
 from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
 from texsynth.images import resize
-from texsynth.lbfgs import LBFGSState, lbfgs_init, lbfgs_replace, lbfgs_select, lbfgs_step
+from texsynth.lbfgs import LBFGSState, lbfgs_init, lbfgs_restart, lbfgs_select, lbfgs_step
 from texsynth.objective import TextureObjective
 from texsynth.precision import exact_arithmetic
+from texsynth.sensitivity import PROBE_COST
 from texsynth.shapes import Images
+from texsynth.start import refine
 from texsynth.tasks import StopReason, Task, TaskCheckpoint
 
 READ_INTERVAL = 10
@@ -91,34 +93,58 @@ class LaneBatch:
     def admit(self, tasks: Sequence[Task]) -> None:
         """Put tasks onto an empty batch, or onto lanes whose tasks have ended.
 
-        Each starts from its own image, resized to this level, without history, and gets as many
+        Each starts from its own image, brought to this level, without history, and gets as many
         evaluations here as at each finer level, those included that it has already had here.
 
         Raises:
             ValueError: if there are more tasks than free lanes.
         """
-        device = self._network.device
-        exemplars = torch.stack([task.exemplar for task in tasks]).to(device)
-        exemplars = resize(exemplars, *self._size)
-        images = [resize(task.image[None].to(device), *self._size) for task in tasks]
-        with exact_arithmetic():
-            objective = TextureObjective(self._network, exemplars, self._config)
-        state = lbfgs_init(torch.cat(images), self._config.optimizer)
-        lanes = [_Lane(task, self._limit(task)) for task in tasks]
+        begun = time.monotonic()
+        images, objective = self._prepare(tasks)
         for task in tasks:
             task.objective_taps = objective.taps
+            if self._config.weighting != "none":
+                task.charge(self._cost * PROBE_COST)
+            task.seconds += time.monotonic() - begun
+        lanes = [_Lane(task, self._limit(task)) for task in tasks]
         if self._objective is None or self._state is None:
-            self._objective, self._state, self._lanes = objective, state, lanes
+            self._objective, self._lanes = objective, lanes
+            self._state = lbfgs_init(images, self._config.optimizer)
             return
         free = [number for number, lane in enumerate(self._lanes) if lane.ended]
         if len(free) < len(lanes):
             raise ValueError(f"{len(lanes)} tasks for {len(free)} free lanes")
         free = free[: len(lanes)]
-        chosen = torch.tensor(free, device=device)
+        chosen = torch.tensor(free, device=images.device)
         self._objective.replace(chosen, objective)
-        self._state = lbfgs_replace(self._state, chosen, state)
+        self._state = lbfgs_restart(self._state, chosen, images)
         for number, lane in zip(free, lanes, strict=True):
             self._lanes[number] = lane
+
+    def _prepare(self, tasks: Sequence[Task]) -> tuple[Images, TextureObjective]:
+        """Where the tasks begin at this level, and what they minimise here."""
+        device = self._network.device
+        exemplars = torch.stack([task.exemplar for task in tasks]).to(device)
+        exemplars = resize(exemplars, *self._size)
+        images = torch.cat(
+            [
+                self._bring_to_level(task, exemplar[None])
+                for task, exemplar in zip(tasks, exemplars, strict=True)
+            ]
+        )
+        with exact_arithmetic():
+            objective = TextureObjective(self._network, exemplars, self._config)
+            if self._config.weighting != "none":
+                objective.even_out(images)
+        return images, objective
+
+    def _bring_to_level(self, task: Task, exemplar: Images) -> Images:
+        """Its image at this size; detail is added to what comes from a coarser level."""
+        image = task.image[None].to(exemplar)
+        enlarged = image.shape[-1] < exemplar.shape[-1]
+        if enlarged and self._config.start == "random_phase":
+            return refine(image, exemplar, [task.seed])
+        return resize(image, *self._size)
 
     def compact(self) -> None:
         """Drop the lanes whose tasks have ended."""

@@ -75,27 +75,7 @@ def lbfgs_init(point: Variables, config: LBFGSConfig) -> LBFGSState:
         point: [B, ...], floating point; copied.
         config: size of the history.
     """
-    lanes = len(point)
-    scalar = torch.zeros(lanes, dtype=torch.float64, device=point.device)
-    count = torch.zeros(lanes, dtype=torch.int64, device=point.device)
-    zeros = torch.zeros_like(point)
-    return LBFGSState(
-        point=point.clone(),
-        gradient=zeros,
-        value=scalar + torch.inf,
-        direction=zeros,
-        step=scalar,
-        slope=scalar,
-        best_point=point.clone(),
-        best_value=scalar + torch.inf,
-        history=CurvatureHistory.empty(point.flatten(1), config.history),
-        first_scale=scalar + 1,
-        iterations=count,
-        evaluations=count,
-        backtracks=count,
-        recoveries=count,
-        stalled=count.bool(),
-    )
+    return _begin(point, CurvatureHistory.empty(point.flatten(1), config.history))
 
 
 @torch.no_grad()
@@ -131,15 +111,18 @@ def lbfgs_step(state: LBFGSState, evaluate: Evaluate, config: LBFGSConfig) -> LB
     return _recover(moved, ~finite & ~state.stalled)
 
 
-def lbfgs_replace(state: LBFGSState, lanes: LaneIndex, other: LBFGSState) -> LBFGSState:
-    """The state with some lanes, in place, taken from another of the same shape and history."""
-    history = state.history
-    for name, ring in _tensors(history).items():
-        ring.index_copy_(0, lanes, getattr(other.history, name))
-    history.touched = max(history.touched, other.history.touched)
+def lbfgs_restart(state: LBFGSState, lanes: LaneIndex, points: Variables) -> LBFGSState:
+    """The state with some lanes begun anew at other points; their history is forgotten in place.
+
+    Args:
+        state: consumed.
+        lanes: which.
+        points: [lanes, ...], where each begins.
+    """
+    state.history.clear(lanes)
+    fresh = _tensors(_begin(points, state.history))
     changes = {
-        name: mine.index_copy(0, lanes, getattr(other, name))
-        for name, mine in _tensors(state).items()
+        name: mine.index_copy(0, lanes, fresh[name]) for name, mine in _tensors(state).items()
     }
     return replace(state, **changes)
 
@@ -149,6 +132,31 @@ def lbfgs_select(state: LBFGSState, lanes: LaneIndex) -> LBFGSState:
     rings = {name: ring[lanes] for name, ring in _tensors(state.history).items()}
     kept = {name: mine[lanes] for name, mine in _tensors(state).items()}
     return replace(state, history=replace(state.history, **rings), **kept)
+
+
+def _begin(point: Variables, history: CurvatureHistory) -> LBFGSState:
+    """Lanes before their first evaluation."""
+    lanes = len(point)
+    scalar = torch.zeros(lanes, dtype=torch.float64, device=point.device)
+    count = torch.zeros(lanes, dtype=torch.int64, device=point.device)
+    zeros = torch.zeros_like(point)
+    return LBFGSState(
+        point=point.clone(),
+        gradient=zeros,
+        value=scalar + torch.inf,
+        direction=zeros,
+        step=scalar,
+        slope=scalar,
+        best_point=point.clone(),
+        best_value=scalar + torch.inf,
+        history=history,
+        first_scale=scalar + 1,
+        iterations=count,
+        evaluations=count,
+        backtracks=count,
+        recoveries=count,
+        stalled=count.bool(),
+    )
 
 
 def _tensors(record: LBFGSState | CurvatureHistory) -> dict[str, Any]:

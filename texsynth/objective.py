@@ -4,6 +4,8 @@ total = sum over taps of 1e9 * sum((G - G_exemplar)^2) + 1e5 * spectrum term
       + 1e5 * sum(max(x - 1, 0)^2 + max(-x, 0)^2)
 
 with the weights of a `SynthesisConfig`. Targets are computed once per exemplar, under `no_grad`.
+What is minimised may weight the parts of the sums otherwise (`texsynth.sensitivity`); what is
+reported is always this.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from torch import Tensor
 
 from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
-from texsynth.gram import compute_gram, gram_term
+from texsynth.gram import GramMetric, compute_gram, gram_term
 from texsynth.images import luminance, validate_images
+from texsynth.sensitivity import LossMetric, measure_metric
 from texsynth.shapes import Images, LaneIndex, PerLane, PerTap
 from texsynth.spectrum import colour_spectrum_term, compute_spectrum, gray_spectrum_term
 
@@ -64,6 +67,7 @@ class TextureObjective:
         self.size = (exemplars.shape[-2], exemplars.shape[-1])
         self.taps = network.resolve_taps(config.taps, *self.size)
         self._gram_targets, self._spectrum_target = self._compute_targets(exemplars)
+        self._metric: LossMetric | None = None
 
     @property
     def lanes(self) -> int:
@@ -71,7 +75,7 @@ class TextureObjective:
         return len(self._gram_targets[0])
 
     def __call__(self, images: Images) -> LossTerms:
-        """The loss of each lane; differentiable, deterministic.
+        """The loss of each lane, all parts weighted as the config says; differentiable.
 
         Args:
             images: [B, 3, H, W], RGB, of the exemplars' size; values outside [0, 1] are allowed.
@@ -79,24 +83,28 @@ class TextureObjective:
         Raises:
             ValueError: if the shape is another one.
         """
-        if images.shape != (self.lanes, 3, *self.size):
-            raise ValueError(
-                f"images are {list(images.shape)}, expected {[self.lanes, 3, *self.size]}"
-            )
-        features = self.network(images, self.taps)
-        pairs = zip(features, self._gram_targets, strict=True)
-        gram = torch.stack([gram_term(tap, target) for tap, target in pairs], dim=1)
-        return LossTerms(
-            gram=self.config.gram_weight * gram,
-            spectrum=self._spectrum_term(images),
-            range=self._range_term(images),
+        return self._compute_terms(images, None)
+
+    def even_out(self, images: Images) -> None:
+        """From here on let every part of the loss count by how it answers to changes of the images.
+
+        It concerns `value_and_gradient` alone, and costs `sensitivity.PROBE_COST` evaluations.
+
+        Args:
+            images: [B, 3, H, W], where a descent begins.
+        """
+        self._metric = measure_metric(
+            self.network, self.taps, self._gram_targets, images, self.config
         )
 
     def value_and_gradient(self, images: Images) -> tuple[PerLane, Images]:
-        """Total loss [B] in float64 and its gradient with respect to the images, [B, 3, H, W]."""
+        """What is minimised: total [B] in float64 and its gradient by the images, [B, 3, H, W].
+
+        The loss, or after `even_out` the loss with all parts weighted anew.
+        """
         with torch.enable_grad():
             variables = images.detach().requires_grad_(True)
-            total = self(variables).total
+            total = self._compute_terms(variables, self._metric).total
             (gradient,) = torch.autograd.grad(total.sum(), variables)
         return total.detach().double(), gradient
 
@@ -112,11 +120,38 @@ class TextureObjective:
         chosen._gram_targets = [target[lanes] for target in self._gram_targets]
         if self._spectrum_target is not None:
             chosen._spectrum_target = self._spectrum_target[lanes]
+        if self._metric is not None:
+            chosen._metric = LossMetric(
+                tuple(GramMetric(*(part[lanes] for part in tap)) for tap in self._metric.gram),
+                self._metric.spectrum[lanes],
+                self._metric.range[lanes],
+            )
         return chosen
 
     def _targets(self) -> list[Tensor]:
-        spectrum = [] if self._spectrum_target is None else [self._spectrum_target]
-        return [*self._gram_targets, *spectrum]
+        """All that belongs to single lanes."""
+        targets = list(self._gram_targets)
+        if self._spectrum_target is not None:
+            targets.append(self._spectrum_target)
+        if self._metric is not None:
+            targets += [part for tap in self._metric.gram for part in tap]
+            targets += [self._metric.spectrum, self._metric.range]
+        return targets
+
+    def _compute_terms(self, images: Images, metric: LossMetric | None) -> LossTerms:
+        if images.shape != (self.lanes, 3, *self.size):
+            raise ValueError(
+                f"images are {list(images.shape)}, expected {[self.lanes, 3, *self.size]}"
+            )
+        metrics = [None] * len(self.taps) if metric is None else metric.gram
+        triples = zip(self.network(images, self.taps), self._gram_targets, metrics, strict=True)
+        gram = torch.stack([gram_term(*triple) for triple in triples], dim=1)
+        spectrum, outside = self._spectrum_term(images), self._range_term(images)
+        return LossTerms(
+            gram=self.config.gram_weight * gram,
+            spectrum=spectrum if metric is None else metric.spectrum * spectrum,
+            range=outside if metric is None else metric.range * outside,
+        )
 
     @torch.no_grad()
     def _compute_targets(self, exemplars: Images) -> tuple[list[Tensor], Tensor | None]:

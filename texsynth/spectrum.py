@@ -62,11 +62,32 @@ def colour_spectrum_term(
         [B]; 0 for every cyclic shift of the exemplar.
     """
     spectrum = compute_spectrum(images)
-    with torch.no_grad():
-        z = (spectrum * exemplar_spectrum.conj()).sum(1)
-        phase = torch.where(z == 0, torch.ones_like(z), z.sgn())
-    squares = torch.view_as_real(spectrum - exemplar_spectrum * phase[:, None]).square().sum(-1)
+    projection = exemplar_spectrum * _common_phase(spectrum, exemplar_spectrum)
+    squares = torch.view_as_real(spectrum - projection).square().sum(-1)
     return _sum_frequencies(squares.sum(1), images.shape[-1]) / (2 * images[0, 0].numel())
+
+
+def project_onto_spectrum(
+    images: Images, exemplar_spectrum: Complex[Tensor, "B 3 H half_W"]
+) -> Images:
+    """P(x) of the colour form: the nearest images for which both spectrum terms are 0.
+
+    Args:
+        images: [B, 3, H, W].
+        exemplar_spectrum: I, [B, 3, H, W // 2 + 1].
+    """
+    phase = _common_phase(compute_spectrum(images), exemplar_spectrum)
+    projected: Images = torch.fft.irfft2(exemplar_spectrum * phase, s=images.shape[-2:])
+    return projected
+
+
+@torch.no_grad()
+def _common_phase(
+    spectrum: Complex[Tensor, "B 3 H half_W"], exemplar_spectrum: Complex[Tensor, "B 3 H half_W"]
+) -> Complex[Tensor, "B 1 H half_W"]:
+    """The phase of each frequency; 1 where z = 0."""
+    z = (spectrum * exemplar_spectrum.conj()).sum(1, keepdim=True)
+    return torch.where(z == 0, torch.ones_like(z), z.sgn())
 
 
 def _sum_frequencies(half: Float[Tensor, "B H half_W"], width: int) -> PerLane:

@@ -1,4 +1,6 @@
-"""The image that a task starts from, drawn from its own generator on the CPU.
+"""The image that a task starts from, and what it begins a finer level with.
+
+Drawn from the task's own generator on the CPU.
 
 Random phase: Galerne, Gousseau, Morel, "Random Phase Textures: Theory and Synthesis" (IEEE TIP
 2011): the same random phases are added to those of all three channels, which keeps spectra and
@@ -12,7 +14,9 @@ from collections.abc import Sequence
 import torch
 
 from texsynth.config import Start
+from texsynth.images import resize
 from texsynth.shapes import Images
+from texsynth.spectrum import compute_spectrum, project_onto_spectrum
 
 
 def draw_starts(exemplars: Images, seeds: Sequence[int], start: Start) -> Images:
@@ -41,3 +45,25 @@ def draw_starts(exemplars: Images, seeds: Sequence[int], start: Start) -> Images
         spectrum = torch.fft.rfft2(exemplar) * phase
         images.append(torch.fft.irfft2(spectrum, s=exemplar.shape[-2:]))
     return torch.stack(images).to(exemplars)
+
+
+def refine(images: Images, exemplars: Images, seeds: Sequence[int]) -> Images:
+    """Images at a finer level: enlarged, with random-phase detail, and with the exact spectrum.
+
+    The detail is that of a random-phase image of the exemplar which the coarser level cannot hold.
+    Projected onto the exemplar's spectrum, the image begins the level with a loss tens of times
+    lower than enlarged alone (measured: benchmarks/convergence).
+
+    Args:
+        images: [B, 3, h, w], of the coarser level.
+        exemplars: [B, 3, H, W], of the finer one.
+        seeds: B seeds of the tasks; the detail has a stream of its own at every level.
+
+    Returns:
+        [B, 3, H, W]; may leave [0, 1].
+    """
+    size, coarser = exemplars.shape[-2:], images.shape[-2:]
+    own_seeds = [(seed + max(size)) % 2**63 for seed in seeds]
+    drawn = draw_starts(exemplars, own_seeds, "random_phase")
+    detail = drawn - resize(resize(drawn, *coarser), *size)
+    return project_onto_spectrum(resize(images, *size) + detail, compute_spectrum(exemplars))

@@ -113,14 +113,15 @@ def prepare_synthesis(
     tasks = []
     for index, exemplar in enumerate(exemplars.float()):
         if index in checkpoints:
-            tasks.append(resume_task(checkpoints[index], index, exemplar, config.evaluations))
+            point = checkpoints[index]
+            tasks.append(resume_task(point, index, exemplar, config.evaluations, seeds[index]))
             continue
         if start is None:
             coarse = resize(exemplar[None], *sizes[0])
             image = draw_starts(coarse, [seeds[index]], config.start)[0]
         else:
             image = start[index].float()
-        tasks.append(Task(index, exemplar, image, config.evaluations))
+        tasks.append(Task(index, exemplar, image, config.evaluations, seeds[index]))
     return Synthesis(tasks, batches, network, lanes)
 
 

@@ -116,7 +116,7 @@ class TextureSynthesizer:
         validate_images(start[None], "start")
         budget = self.config.evaluations if evaluations is None else evaluations
         _validate_budget(budget)
-        task = Task(0, self.exemplar, start.float(), budget)
+        task = Task(0, self.exemplar, start.float(), budget, seed)
         batches[0].admit([task])
         self._task, self._batches, self.result = task, batches, None
         return self._finish(task, progress)

@@ -72,6 +72,7 @@ class Task:
         image: [3, h, w], to go on from: of the level before, or of a checkpoint; the start image
             at first.
         budget: evaluations at full size that may be spent in all.
+        seed: of what is drawn for it.
         level: index of the level that it is at, or waits for.
         level_evaluations: spent at that level.
         begun: whether it has been on a lane, of this process.
@@ -87,6 +88,7 @@ class Task:
     exemplar: Tensor
     image: Tensor
     budget: float
+    seed: int = 0
     level: int = 0
     level_evaluations: int = 0
     begun: bool = False
@@ -110,6 +112,10 @@ class Task:
     def spend(self, cost: float) -> None:
         """Count one evaluation at this level, of so many at full size."""
         self.level_evaluations += 1
+        self.spent += cost
+
+    def charge(self, cost: float) -> None:
+        """Count what is no evaluation but takes as long as so many at full size."""
         self.spent += cost
 
     def record(self, loss: float, side: int) -> None:
@@ -142,7 +148,9 @@ class Task:
         )
 
 
-def resume_task(checkpoint: TaskCheckpoint, index: int, exemplar: Tensor, budget: float) -> Task:
+def resume_task(
+    checkpoint: TaskCheckpoint, index: int, exemplar: Tensor, budget: float, seed: int
+) -> Task:
     """The task of a checkpoint, to go on under an index of its own.
 
     Args:
@@ -150,12 +158,14 @@ def resume_task(checkpoint: TaskCheckpoint, index: int, exemplar: Tensor, budget
         index: number of the exemplar from here on.
         exemplar: [3, H, W] at full size.
         budget: evaluations at full size, those before the checkpoint included.
+        seed: of the task.
     """
     return Task(
         index,
         exemplar,
         checkpoint.image,
         budget,
+        seed,
         level=checkpoint.level,
         level_evaluations=checkpoint.level_evaluations,
         spent=checkpoint.spent,
