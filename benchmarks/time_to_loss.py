@@ -1,0 +1,350 @@
+"""Our synthesis beside the reference's algorithm: evaluations and seconds to its losses.
+
+    python -m benchmarks.time_to_loss --exemplars DIR [--size 128] [--weights hed] [--json FILE]
+
+Both work in turn on the same exemplars, weights, taps and threads. In the first table both minimise
+the same function: Gram terms under the tap rule and the gray spectrum term, without a range
+penalty. Ours is driven once, with a budget of `--share` of the baseline's evaluations, and looked
+at as it goes; a loss that it has not reached by then counts as reached at the whole budget, and is
+marked. In the second table the `default` preset as it is gets the time that the baseline took. Both
+losses are the reference loss (gray spectrum) in float32, whatever was minimised; images are rounded
+for both, where the reference would truncate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from benchmarks.environment import describe_environment
+from benchmarks.preset_quality import COPY_DISPLACEMENT_THRESHOLD, COPY_LAYOUT_THRESHOLD
+from benchmarks.reference_algorithm import ReferenceAlgorithm
+from texsynth import (
+    SynthesisConfig,
+    TextureNetwork,
+    TextureObjective,
+    displacement_score,
+    layout_correlation,
+    load_exemplar,
+    load_network,
+    prepare_synthesis,
+    synthesize,
+)
+from texsynth.config import PresetName
+from texsynth.images import round_to_8_bits
+from texsynth.precision import exact_arithmetic
+
+EPOCHS = (20, 50, 100, 250)
+EVALUATIONS_PER_EPOCH = 20
+SAME_FUNCTION: dict[str, Any] = {"spectrum": "gray", "range_weight": 0.0}
+"""What makes a preset minimise the baseline's function."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far one of the two was at some moment.
+
+    Args:
+        evaluations: at full size.
+        seconds: of its own work.
+        loss: reference loss of the float image.
+        delivered: of the image in 8 bits; None where it was not asked for.
+        epoch: of the baseline.
+    """
+
+    evaluations: float
+    seconds: float
+    loss: float
+    delivered: float | None = None
+    epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was measured on one exemplar.
+
+    Args:
+        name: of the exemplar.
+        baseline: its marks at EPOCHS.
+        ours: our marks while minimising the same function.
+        equal_time: the mark of the preset as it is, stopped at the baseline's seconds.
+        equal_epoch: of the baseline, whose seconds they were.
+        displacement, layout: copy measures of our two textures.
+    """
+
+    name: str
+    baseline: tuple[Mark, ...]
+    ours: tuple[Mark, ...]
+    equal_time: Mark
+    equal_epoch: int
+    displacement: tuple[float, float]
+    layout: tuple[float, float]
+
+    @property
+    def copies(self) -> int:
+        """Textures over the thresholds of `texsynth run`."""
+        return sum(
+            displacement < COPY_DISPLACEMENT_THRESHOLD or layout > COPY_LAYOUT_THRESHOLD
+            for displacement, layout in zip(self.displacement, self.layout, strict=True)
+        )
+
+    def reached(self, epoch: int) -> tuple[Mark, Mark, bool] | None:
+        """The baseline's mark at an epoch, our first mark at or below its loss, and if it is."""
+        marks = [mark for mark in self.baseline if mark.epoch == epoch]
+        if not marks:
+            return None
+        below = [mark for mark in self.ours if mark.loss <= marks[0].loss]
+        return marks[0], (below or self.ours[-1:])[0], bool(below)
+
+
+class Measure:
+    """Reference losses of any image of one exemplar, outside all timing."""
+
+    def __init__(self, network: TextureNetwork, exemplar: Tensor) -> None:
+        with exact_arithmetic():
+            self._objective = TextureObjective(
+                network,
+                exemplar[None].to(network.device),
+                SynthesisConfig.preset("reference", taps="auto"),
+            )
+        self.taps = self._objective.taps
+
+    @torch.no_grad()
+    def loss(self, image: Tensor) -> float:
+        """Of a float image [3, H, W]."""
+        with exact_arithmetic():
+            return self._objective(image[None].to(self._objective.network.device)).total.item()
+
+    def delivered(self, image: Tensor) -> float:
+        """Of the same in 8 bits."""
+        return self.loss(round_to_8_bits(image[None])[0].float() / 255)
+
+
+def run_baseline(
+    network: TextureNetwork, exemplar: Tensor, measure: Measure, epochs: int
+) -> list[Mark]:
+    """The reference's algorithm, looked at after EPOCHS."""
+    algorithm = ReferenceAlgorithm(network, exemplar, measure.taps, start=0)
+    marks = []
+    with exact_arithmetic():
+        for record in algorithm.run(epochs):
+            if record.epoch in EPOCHS:
+                marks.append(
+                    Mark(
+                        record.evaluations,
+                        record.seconds,
+                        measure.loss(algorithm.image),
+                        measure.delivered(algorithm.image),
+                        record.epoch,
+                    )
+                )
+    return marks
+
+
+def run_ours(
+    network: TextureNetwork, exemplar: Tensor, measure: Measure, config: SynthesisConfig
+) -> tuple[list[Mark], Tensor]:
+    """Ours on one lane, looked at whenever it looks at itself; the texture in 8 bits."""
+    begun = time.perf_counter()
+    work = prepare_synthesis(exemplar[None], [0], config, network, lanes=1, device=network.device)
+    seconds = time.perf_counter() - begun
+    marks = []
+    while True:
+        begun = time.perf_counter()
+        results = work.advance()
+        seconds += time.perf_counter() - begun
+        if results:
+            result = results[0]
+            image = result.image
+            marks.append(Mark(result.evaluations, seconds, measure.loss(image)))
+            return marks, result.image_8bit
+        point = work.checkpoints()[0]
+        if point.image.shape == exemplar.shape:
+            marks.append(Mark(point.spent, seconds, measure.loss(point.image)))
+
+
+def compare(
+    name: str,
+    exemplar: Tensor,
+    network: TextureNetwork,
+    arguments: argparse.Namespace,
+    epochs: int,
+) -> Comparison:
+    """Baseline, ours on the same function, and the preset for as long as the baseline took."""
+    measure = Measure(network, exemplar)
+    baseline = run_baseline(network, exemplar, measure, epochs)
+    same = SynthesisConfig.preset(
+        arguments.preset,
+        evaluations=arguments.share * EVALUATIONS_PER_EPOCH * epochs,
+        plateau_tolerance=0.0,
+        **SAME_FUNCTION,
+    )
+    ours, texture = run_ours(network, exemplar, measure, same)
+    equal = next(mark for mark in baseline if mark.epoch == arguments.equal_epoch)
+    ratio = statistics.median(mark.seconds / mark.evaluations for mark in ours)
+    config = SynthesisConfig.preset(
+        arguments.preset,
+        evaluations=max(1.0, equal.seconds / ratio),
+        plateau_tolerance=0.0,
+        time_limit_s=equal.seconds,
+    )
+    result = next(synthesize(exemplar[None], [0], config, network, device=network.device))
+    stored = result.image_8bit.float() / 255
+    mark = Mark(
+        result.evaluations, result.seconds, measure.loss(result.image), measure.loss(stored)
+    )
+    textures = torch.stack([texture.float() / 255, stored])
+    pair = exemplar[None].expand(2, -1, -1, -1)
+    return Comparison(
+        name,
+        tuple(baseline),
+        tuple(ours),
+        mark,
+        arguments.equal_epoch,
+        tuple(displacement_score(textures, pair).tolist()),
+        tuple(layout_correlation(textures, pair)[0].tolist()),
+    )
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Exponential of the mean logarithm."""
+    return math.exp(statistics.mean(map(math.log, values)))
+
+
+def tables(comparisons: Sequence[Comparison]) -> list[str]:
+    """Both tables as Markdown lines."""
+    lines = ["## The same function: until ours reaches the baseline's loss", ""]
+    lines.append(
+        "| exemplar | epochs | loss | evaluations | ours | fewer | seconds | ours | faster |"
+    )
+    lines.append("| --- |" + " ---: |" * 8)
+    for epoch in EPOCHS:
+        lines += _rows_of_epoch(comparisons, epoch)
+    lines += ["", "`>`: not reached within the budget, which is given.", ""]
+    lines += _equal_time(comparisons)
+    copies = sum(comparison.copies for comparison in comparisons)
+    lines += ["", f"Copies by the thresholds of `texsynth run`: {copies} of our "]
+    lines[-1] += f"{2 * len(comparisons)} textures."
+    return lines
+
+
+def _rows_of_epoch(comparisons: Sequence[Comparison], epoch: int) -> list[str]:
+    rows, fewer, faster = [], [], []
+    for comparison in comparisons:
+        reached = comparison.reached(epoch)
+        if reached is None:
+            continue
+        theirs, ours, is_below = reached
+        fewer.append(theirs.evaluations / ours.evaluations)
+        faster.append(theirs.seconds / ours.seconds)
+        more, less = ("", "") if is_below else ("> ", "< ")
+        rows.append(
+            f"| {comparison.name} | {epoch} | {theirs.loss:,.0f} | {theirs.evaluations:,.0f} | "
+            f"{more}{ours.evaluations:,.0f} | {less}{fewer[-1]:.1f} | {theirs.seconds:.0f} | "
+            f"{more}{ours.seconds:.0f} | {less}{faster[-1]:.1f} |"
+        )
+    if rows:
+        means = f"**{geometric_mean(fewer):.1f}** | | | **{geometric_mean(faster):.1f}**"
+        rows.append(f"| **geometric mean of {len(rows)}** | {epoch} | | | | {means} |")
+    return rows
+
+
+def _equal_time(comparisons: Sequence[Comparison]) -> list[str]:
+    epoch = comparisons[0].equal_epoch
+    lines = [
+        f"## The preset as it is, at the seconds of {epoch} epochs of the baseline",
+        "",
+        "| exemplar | float loss | ours | delivered loss | ours | lower | displacement | layout |",
+        "| --- |" + " ---: |" * 7,
+    ]
+    ratios = []
+    for comparison in comparisons:
+        theirs = next(mark for mark in comparison.baseline if mark.epoch == epoch)
+        ours = comparison.equal_time
+        if theirs.delivered is None or ours.delivered is None:
+            raise ValueError(f"{comparison.name}: no delivered loss at epoch {epoch}")
+        ratios.append(theirs.delivered / ours.delivered)
+        lines.append(
+            f"| {comparison.name} | {theirs.loss:,.0f} | {ours.loss:,.0f} | "
+            f"{theirs.delivered:,.0f} | {ours.delivered:,.0f} | {ratios[-1]:.1f} | "
+            f"{comparison.displacement[1]:.2f} | {comparison.layout[1]:.2f} |"
+        )
+    median, least = statistics.median(ratios), min(ratios)
+    lines += ["", f"Delivered loss, baseline over ours: median {median:.1f}, least {least:.1f}."]
+    return lines
+
+
+def load_comparisons(paths: Iterable[Path]) -> list[Comparison]:
+    """What `--json` wrote, of one or more runs."""
+    comparisons = []
+    for path in paths:
+        for entry in json.loads(path.read_text())["comparisons"]:
+            marks = {key: tuple(Mark(**m) for m in entry[key]) for key in ("baseline", "ours")}
+            pairs = {key: tuple(entry[key]) for key in ("displacement", "layout")}
+            mark = Mark(**entry["equal_time"])
+            comparisons.append(Comparison(**(entry | marks | pairs | {"equal_time": mark})))
+    return comparisons
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--exemplars", type=Path, required=True, help="folder of images")
+    parser.add_argument("--pattern", default="*.*", help="which files of the folder")
+    parser.add_argument("--weights", default="hed")
+    parser.add_argument("--preset", choices=get_args(PresetName), default="default")
+    parser.add_argument("--size", type=int, default=128, help="px")
+    parser.add_argument("--epochs", type=int, default=50, help="of the baseline, 20 at least")
+    parser.add_argument("--long-epochs", type=int, default=250, help="on the first exemplars")
+    parser.add_argument("--long", type=int, default=0, help="how many those are")
+    parser.add_argument("--equal-epoch", type=int, choices=EPOCHS, default=20)
+    parser.add_argument("--share", type=float, default=0.4, help="of the baseline's evaluations")
+    parser.add_argument("--threads", type=int, help="of torch, for both")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="write all marks here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print both tables as Markdown."""
+    arguments = parse_arguments()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    paths = sorted(arguments.exemplars.glob(arguments.pattern))
+    if not paths:
+        sys.exit(f"no {arguments.pattern} in {arguments.exemplars}")
+    if arguments.epochs < arguments.equal_epoch:
+        sys.exit(f"--epochs {arguments.epochs}, expected at least {arguments.equal_epoch}")
+    network = load_network(arguments.weights, device=arguments.device)
+    head = [
+        *describe_environment(),
+        f"* weights: {network.weights_id}, sha256 {network.weights_sha256[:16]}; "
+        f"{arguments.size} px; one lane; budget of ours {arguments.share} of the evaluations",
+    ]
+    comparisons: list[Comparison] = []
+    for number, path in enumerate(paths):
+        exemplar = load_exemplar(path, arguments.size)
+        epochs = arguments.long_epochs if number < arguments.long else arguments.epochs
+        name = path.stem.removeprefix("exemplar_")
+        comparisons.append(compare(name, exemplar, network, arguments, epochs))
+        print(f"{name}: done", file=sys.stderr, flush=True)
+        if arguments.json:
+            entries = [dataclasses.asdict(comparison) for comparison in comparisons]
+            arguments.json.write_text(json.dumps({"head": head, "comparisons": entries}, indent=1))
+    print("\n".join(["# Time to the baseline's loss", "", *head, "", *tables(comparisons)]))
+
+
+if __name__ == "__main__":
+    main()
