@@ -101,25 +101,31 @@ class LaneBatch:
         """
         begun = time.monotonic()
         images, objective = self._prepare(tasks)
-        for task in tasks:
-            task.objective_taps = objective.taps
-            if self._config.weighting != "none":
-                task.charge(self._cost * PROBE_COST)
-            task.seconds += time.monotonic() - begun
-        lanes = [_Lane(task, self._limit(task)) for task in tasks]
         if self._objective is None or self._state is None:
-            self._objective, self._lanes = objective, lanes
             self._state = lbfgs_init(images, self._config.optimizer)
+            self._objective = objective
+            seconds = time.monotonic() - begun
+            self._lanes = [self._occupy(task, seconds) for task in tasks]
             return
         free = [number for number, lane in enumerate(self._lanes) if lane.ended]
-        if len(free) < len(lanes):
-            raise ValueError(f"{len(lanes)} tasks for {len(free)} free lanes")
-        free = free[: len(lanes)]
+        if len(free) < len(tasks):
+            raise ValueError(f"{len(tasks)} tasks for {len(free)} free lanes")
+        free = free[: len(tasks)]
         chosen = torch.tensor(free, device=images.device)
         self._objective.replace(chosen, objective)
         self._state = lbfgs_restart(self._state, chosen, images)
-        for number, lane in zip(free, lanes, strict=True):
-            self._lanes[number] = lane
+        seconds = time.monotonic() - begun
+        for number, task in zip(free, tasks, strict=True):
+            self._lanes[number] = self._occupy(task, seconds)
+
+    def _occupy(self, task: Task, seconds: float) -> _Lane:
+        """A lane of the task, which from here on has begun, and what its preparation cost."""
+        task.begin()
+        task.objective_taps = self._network.resolve_taps(self._config.taps, *self._size)
+        if self._config.weighting != "none":
+            task.charge(self._cost * PROBE_COST)
+        task.seconds += seconds
+        return _Lane(task, self._limit(task))
 
     def _prepare(self, tasks: Sequence[Task]) -> tuple[Images, TextureObjective]:
         """Where the tasks begin at this level, and what they minimise here."""

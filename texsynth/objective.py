@@ -155,7 +155,12 @@ class TextureObjective:
 
     @torch.no_grad()
     def _compute_targets(self, exemplars: Images) -> tuple[list[Tensor], Tensor | None]:
-        grams = [compute_gram(tap) for tap in self.network(exemplars, self.taps)]
+        # One by one: an eigenbasis (`texsynth.sensitivity`) magnifies how a batch rounds.
+        singles = [
+            [compute_gram(tap) for tap in self.network(exemplar[None], self.taps)]
+            for exemplar in exemplars
+        ]
+        grams = [torch.cat(lanes) for lanes in zip(*singles, strict=True)]
         if self.config.spectrum == "none":
             return grams, None
         if self.config.spectrum == "gray":

@@ -130,9 +130,8 @@ class Synthesis:
         if not tasks:
             return
         self._batches[level].admit(tasks)
-        for task in tasks:
+        for _ in tasks:
             self._waiting[level].popleft()
-            task.begin()
 
     def _compact(self, level: int) -> None:
         """Give back the empty lanes of the levels that no task will come to any more."""

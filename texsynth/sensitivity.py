@@ -74,7 +74,7 @@ def measure_metric(
         images: [B, 3, H, W].
         config: weights of the terms.
     """
-    bases = [torch.linalg.eigh(target.double())[1].to(target) for target in targets]
+    bases = [_compute_eigenvectors(target) for target in targets]
     answers = _measure_answers(network, taps, bases, images)
     slopes = [config.gram_weight * answer for answer in answers]
     slope_of_spectrum = config.spectrum_weight * SLOPES_OF_SPECTRUM[config.spectrum]
@@ -90,6 +90,11 @@ def measure_metric(
         spectrum=(1 + slope_of_spectrum / floor).rsqrt(),
         range=(1 + config.range_weight / floor).rsqrt(),
     )
+
+
+def _compute_eigenvectors(target: GramMatrix) -> GramMatrix:
+    """Columns, of each lane by itself: a batched solver may turn those of equal eigenvalues."""
+    return torch.stack([torch.linalg.eigh(lane.double())[1].to(lane) for lane in target])
 
 
 def _measure_answers(
