@@ -17,14 +17,13 @@ from typing import get_args
 import torch
 from PIL import Image
 
+from benchmarks.copies import DISPLACEMENT_THRESHOLD, LAYOUT_THRESHOLD, measure_copies
 from benchmarks.environment import describe_environment
 from texsynth import (
     SynthesisConfig,
     SynthesisResult,
     TextureNetwork,
     chroma_noise,
-    displacement_score,
-    layout_correlation,
     load_exemplar,
     load_network,
     synthesize,
@@ -33,8 +32,6 @@ from texsynth.config import PresetName
 from texsynth.images import tensor_to_pil
 
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
-COPY_DISPLACEMENT_THRESHOLD, COPY_LAYOUT_THRESHOLD = 0.5, 0.8
-"""The defaults of `texsynth run`."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -70,15 +67,13 @@ def run_preset(
 def table_row(name: str, preset: str, result: SynthesisResult, exemplar: torch.Tensor) -> str:
     """One line of the table: losses, copy measures, chroma noise."""
     texture = result.image_8bit[None].float() / 255
-    at_zero, largest = layout_correlation(texture, exemplar[None])
-    score = displacement_score(texture, exemplar[None]).item()
-    copy = score < COPY_DISPLACEMENT_THRESHOLD or at_zero.item() > COPY_LAYOUT_THRESHOLD
+    (copies,) = measure_copies(texture, exemplar[None])
     noise = chroma_noise(texture).item()
     own_noise = chroma_noise(exemplar[None]).item()
     cells = [
         *(name, preset, f"{result.float_loss.total:,.0f}", f"{result.delivered_loss.total:,.0f}"),
-        *(f"{score:.2f}", f"{at_zero.item():.2f}", f"{largest.item():.2f}"),
-        *("yes" if copy else "no", f"{noise:.1e}", f"{own_noise:.1e}"),
+        *(f"{measure:.2f}" for measure in copies),
+        *("yes" if copies.is_copy else "no", f"{noise:.1e}", f"{own_noise:.1e}"),
         *(f"{result.out_of_range:.3f}", f"{result.evaluations:.0f}", f"{result.seconds:.0f}"),
     ]
     return f"| {' | '.join(cells)} |"
@@ -119,7 +114,7 @@ def main() -> None:
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     print(f"\nDelivered loss, reference over default: {', '.join(f'{r:.1f}' for r in ratios)};")
     print(f"geometric mean {mean:.1f}. A copy is a displacement score below", end=" ")
-    print(f"{COPY_DISPLACEMENT_THRESHOLD} or a layout correlation above {COPY_LAYOUT_THRESHOLD}.")
+    print(f"{DISPLACEMENT_THRESHOLD} or a layout correlation above {LAYOUT_THRESHOLD}.")
     if arguments.pictures:
         textures = [
             [result.image_8bit.float() / 255 for result in results[preset]] for preset in PRESETS

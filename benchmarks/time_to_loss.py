@@ -28,15 +28,13 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from benchmarks.copies import CopyMeasures, measure_copies
 from benchmarks.environment import describe_environment
-from benchmarks.preset_quality import COPY_DISPLACEMENT_THRESHOLD, COPY_LAYOUT_THRESHOLD
 from benchmarks.reference_algorithm import ReferenceAlgorithm
 from texsynth import (
     SynthesisConfig,
     TextureNetwork,
     TextureObjective,
-    displacement_score,
-    layout_correlation,
     load_exemplar,
     load_network,
     prepare_synthesis,
@@ -81,7 +79,7 @@ class Comparison:
         ours: our marks while minimising the same function.
         equal_time: the mark of the preset as it is, stopped at the baseline's seconds.
         equal_epoch: of the baseline, whose seconds they were.
-        displacement, layout: copy measures of our two textures.
+        copies: copy measures of our two textures.
     """
 
     name: str
@@ -89,16 +87,7 @@ class Comparison:
     ours: tuple[Mark, ...]
     equal_time: Mark
     equal_epoch: int
-    displacement: tuple[float, float]
-    layout: tuple[float, float]
-
-    @property
-    def copies(self) -> int:
-        """Textures over the thresholds of `texsynth run`."""
-        return sum(
-            displacement < COPY_DISPLACEMENT_THRESHOLD or layout > COPY_LAYOUT_THRESHOLD
-            for displacement, layout in zip(self.displacement, self.layout, strict=True)
-        )
+    copies: tuple[CopyMeasures, CopyMeasures]
 
     def reached(self, epoch: int) -> tuple[Mark, Mark, bool] | None:
         """The baseline's mark at an epoch, our first mark at or below its loss, and if it is."""
@@ -154,11 +143,17 @@ def run_baseline(
 
 
 def run_ours(
-    network: TextureNetwork, exemplar: Tensor, measure: Measure, config: SynthesisConfig
+    network: TextureNetwork,
+    exemplar: Tensor,
+    measure: Measure,
+    config: SynthesisConfig,
+    seed: int = 0,
 ) -> tuple[list[Mark], Tensor]:
     """Ours on one lane, looked at whenever it looks at itself; the texture in 8 bits."""
     begun = time.perf_counter()
-    work = prepare_synthesis(exemplar[None], [0], config, network, lanes=1, device=network.device)
+    work = prepare_synthesis(
+        exemplar[None], [seed], config, network, lanes=1, device=network.device
+    )
     seconds = time.perf_counter() - begun
     marks = []
     while True:
@@ -205,16 +200,16 @@ def compare(
     mark = Mark(
         result.evaluations, result.seconds, measure.loss(result.image), measure.loss(stored)
     )
-    textures = torch.stack([texture.float() / 255, stored])
-    pair = exemplar[None].expand(2, -1, -1, -1)
+    first, second = measure_copies(
+        torch.stack([texture.float() / 255, stored]), exemplar[None].expand(2, -1, -1, -1)
+    )
     return Comparison(
         name,
         tuple(baseline),
         tuple(ours),
         mark,
         arguments.equal_epoch,
-        tuple(displacement_score(textures, pair).tolist()),
-        tuple(layout_correlation(textures, pair)[0].tolist()),
+        (first, second),
     )
 
 
@@ -234,7 +229,7 @@ def tables(comparisons: Sequence[Comparison]) -> list[str]:
         lines += _rows_of_epoch(comparisons, epoch)
     lines += ["", "`>`: not reached within the budget, which is given.", ""]
     lines += _equal_time(comparisons)
-    copies = sum(comparison.copies for comparison in comparisons)
+    copies = sum(measures.is_copy for c in comparisons for measures in c.copies)
     lines += ["", f"Copies by the thresholds of `texsynth run`: {copies} of our "]
     lines[-1] += f"{2 * len(comparisons)} textures."
     return lines
@@ -279,7 +274,7 @@ def _equal_time(comparisons: Sequence[Comparison]) -> list[str]:
         lines.append(
             f"| {comparison.name} | {theirs.loss:,.0f} | {ours.loss:,.0f} | "
             f"{theirs.delivered:,.0f} | {ours.delivered:,.0f} | {ratios[-1]:.1f} | "
-            f"{comparison.displacement[1]:.2f} | {comparison.layout[1]:.2f} |"
+            f"{comparison.copies[1].displacement:.2f} | {comparison.copies[1].layout:.2f} |"
         )
     median, least = statistics.median(ratios), min(ratios)
     lines += ["", f"Delivered loss, baseline over ours: median {median:.1f}, least {least:.1f}."]
@@ -292,9 +287,11 @@ def load_comparisons(paths: Iterable[Path]) -> list[Comparison]:
     for path in paths:
         for entry in json.loads(path.read_text())["comparisons"]:
             marks = {key: tuple(Mark(**m) for m in entry[key]) for key in ("baseline", "ours")}
-            pairs = {key: tuple(entry[key]) for key in ("displacement", "layout")}
-            mark = Mark(**entry["equal_time"])
-            comparisons.append(Comparison(**(entry | marks | pairs | {"equal_time": mark})))
+            rest = {
+                "copies": tuple(CopyMeasures(*measures) for measures in entry["copies"]),
+                "equal_time": Mark(**entry["equal_time"]),
+            }
+            comparisons.append(Comparison(**(entry | marks | rest)))
     return comparisons
 
 

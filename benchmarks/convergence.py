@@ -1,0 +1,147 @@
+"""What each part of the optimiser brings: loss against evaluations, variant by variant.
+
+    python -m benchmarks.convergence --exemplars DIR [--size 64] [--weights hed] [--seeds 3]
+
+All variants minimise the baseline's function (Gram terms under the tap rule, gray spectrum term, no
+range penalty) with the same budget, but the last two, which are the `default` preset with and
+without weights by sensitivity. Each differs from ours in what its name says. Losses are the
+reference loss of the float image, in float32, as geometric means over exemplars and seeds. Probes
+are charged as those of ours, however many a variant has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+import texsynth.lanes
+import texsynth.sensitivity
+from benchmarks.copies import measure_copies
+from benchmarks.environment import describe_environment
+from benchmarks.time_to_loss import SAME_FUNCTION, Measure, geometric_mean, run_ours
+from texsynth import (
+    LBFGSConfig,
+    SynthesisConfig,
+    TextureNetwork,
+    load_exemplar,
+    load_network,
+)
+from texsynth.images import resize
+from texsynth.shapes import Images
+
+SHARES = (1 / 3, 2 / 3, 1.0)
+"""Of the budget, where the loss is looked at."""
+PLAIN: dict[str, Any] = {**SAME_FUNCTION, "weighting": "none"}
+OURS: dict[str, Any] = {**SAME_FUNCTION, "levels": 2}
+
+
+def enlarge(images: Images, exemplars: Images, seeds: Sequence[int]) -> Images:
+    """In place of `texsynth.start.refine`: nothing but the resize."""
+    del seeds
+    return resize(images, exemplars.shape[-2], exemplars.shape[-1])
+
+
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "**ours: weights by sensitivity, two levels**": (OURS, {}),
+    "weighting none, noise start, one level": ({**PLAIN, "start": "noise", "levels": 1}, {}),
+    "weighting none, one level": ({**PLAIN, "levels": 1}, {}),
+    "weighting none, enlarged only": ({**PLAIN, "levels": 2}, {"refine": enlarge}),
+    "weighting none": ({**PLAIN, "levels": 2}, {}),
+    "one level": ({**OURS, "levels": 1}, {}),
+    "enlarged only": (OURS, {"refine": enlarge}),
+    "history 20": ({**OURS, "optimizer": LBFGSConfig(history=20)}, {}),
+    "history 50": ({**OURS, "optimizer": LBFGSConfig(history=50)}, {}),
+    "floor 1e-2": (OURS, {"FLOOR": 1e-2}),
+    "floor 1e-6": (OURS, {"FLOOR": 1e-6}),
+    "2 probes": (OURS, {"PROBES": 2}),
+    "32 probes": (OURS, {"PROBES": 32}),
+    "`default` with weighting none": ({"levels": 2, "weighting": "none"}, {}),
+    "`default`": ({"levels": 2}, {}),
+}
+
+
+@contextlib.contextmanager
+def patched(changes: dict[str, Any]) -> Iterator[None]:
+    """Constants of `texsynth.sensitivity`, or how the lanes refine, changed for a while."""
+    with contextlib.ExitStack() as stack:
+        for name, value in changes.items():
+            module = texsynth.lanes if name == "refine" else texsynth.sensitivity
+            stack.enter_context(patch.object(module, name, value))
+        yield
+
+
+def losses_of(
+    network: TextureNetwork, exemplar: Tensor, config: SynthesisConfig, seed: int
+) -> tuple[list[float], bool]:
+    """Losses at SHARES of the budget, and whether the texture is over a copy threshold."""
+    measure = Measure(network, exemplar)
+    marks, texture = run_ours(network, exemplar, measure, config, seed)
+    losses = []
+    for share in SHARES:
+        spent = [mark for mark in marks if mark.evaluations <= share * config.evaluations + 1]
+        losses.append(spent[-1].loss if spent else math.nan)
+    measures = measure_copies(texture[None].float() / 255, exemplar[None])
+    return losses, measures[0].is_copy
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--exemplars", type=Path, required=True, help="folder of images")
+    parser.add_argument("--pattern", default="*.*", help="which files of the folder")
+    parser.add_argument("--weights", default="hed")
+    parser.add_argument("--size", type=int, default=64, help="px")
+    parser.add_argument("--evaluations", type=float, default=150, help="budget")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the table as Markdown, a line as soon as it is known."""
+    arguments = parse_arguments()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    paths = sorted(arguments.exemplars.glob(arguments.pattern))
+    if not paths:
+        sys.exit(f"no {arguments.pattern} in {arguments.exemplars}")
+    exemplars = [load_exemplar(path, arguments.size) for path in paths]
+    network = load_network(arguments.weights, device=arguments.device)
+    spent = [round(share * arguments.evaluations) for share in SHARES]
+    print("\n".join(["# What each part of the optimiser brings", "", *describe_environment()]))
+    print(
+        f"* weights: {network.weights_id}; {arguments.size} px; {arguments.seeds} seeds of ", end=""
+    )
+    print(", ".join(path.stem.removeprefix("exemplar_") for path in paths), end="\n\n")
+    print(f"| variant | {' | '.join(f'at {count}' for count in spent)} | last / ours | copies |")
+    print("| --- |" + " ---: |" * (len(SHARES) + 2))
+    rows: dict[str, list[float]] = {}
+    for name, (changes, constants) in VARIANTS.items():
+        changes = {"evaluations": arguments.evaluations, "plateau_tolerance": 0.0} | changes
+        config = SynthesisConfig.preset("default", **changes)
+        with patched(constants):
+            found = [
+                losses_of(network, exemplar, config, seed)
+                for exemplar in exemplars
+                for seed in range(arguments.seeds)
+            ]
+        columns = zip(*(losses for losses, _ in found), strict=True)
+        rows[name] = [geometric_mean(column) for column in columns]
+        ours = next(iter(rows.values()))[-1]
+        cells = " | ".join(f"{loss:,.0f}" for loss in rows[name])
+        copies = sum(copied for _, copied in found)
+        print(f"| {name} | {cells} | {rows[name][-1] / ours:.2f} | {copies} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
