@@ -18,6 +18,7 @@ def test_reference_preset_is_the_public_implementation() -> None:
         spectrum="gray",
         spectrum_weight=1e5,
         range_weight=0.0,
+        weighting="none",
         start="noise",
         levels=1,
         evaluations=500 * 20,

@@ -130,6 +130,27 @@ def test_forgotten_lanes_start_afresh() -> None:
     torch.testing.assert_close(history.inverse_hessian_product(vector)[1], expected)
 
 
+def test_cleared_lanes_are_as_at_first_and_others_as_they_were() -> None:
+    history, vector = CurvatureHistory.empty(draw(3, UNKNOWNS), pairs=4), draw(3, UNKNOWNS, seed=5)
+    kept = fill(history, 6)
+    before = history.inverse_hessian_product(vector)
+    history.clear(torch.tensor([2, 0]))
+    assert (history.stored[[0, 2]] == 0).all()
+    assert (history.head[[0, 2]] == 0).all()
+    after = history.inverse_hessian_product(vector)
+    assert torch.equal(after[[0, 2]], vector[[0, 2]])
+    assert torch.equal(after[1], before[1])
+    for number in range(3):
+        pair = draw_pairs(3, seed=40 + number)
+        history.push(*pair, torch.tensor([True, False, True]))
+        for lane in (0, 2):
+            kept[lane] = [*(kept[lane] if number else []), (pair[0][lane], pair[1][lane])]
+    for lane in range(3):
+        expected = two_loop_recursion(kept[lane], vector[lane])
+        product = history.inverse_hessian_product(vector)[lane]
+        torch.testing.assert_close(product, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_a_refused_pair_changes_nothing_even_if_it_is_nan() -> None:
     history = CurvatureHistory.empty(draw(2, UNKNOWNS), 4)
     always = torch.ones(2, dtype=torch.bool)

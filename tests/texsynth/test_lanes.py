@@ -10,11 +10,18 @@ import torch
 from torch import Tensor
 
 from texsynth import SynthesisConfig, TextureNetwork, TextureObjective
+from texsynth.config import Start, Weighting
 from texsynth.images import resize
 from texsynth.lanes import LaneBatch
+from texsynth.lbfgs import lbfgs_init
+from texsynth.sensitivity import PROBE_COST
+from texsynth.start import refine
 from texsynth.tasks import Task
 
-CONFIG = SynthesisConfig(gram_weight=1e6, spectrum_weight=1e3, range_weight=1e3, levels=1)
+CONFIG = SynthesisConfig(
+    gram_weight=1e6, spectrum_weight=1e3, range_weight=1e3, weighting="none", levels=1
+)
+WEIGHTINGS: list[Weighting] = ["none", "sensitivity"]
 SIDE = 32
 
 
@@ -36,6 +43,11 @@ def task_of(index: int = 0, *, budget: float = 20.0, dtype: torch.dtype = torch.
 
 def batch_of(network: TextureNetwork, config: SynthesisConfig = CONFIG) -> LaneBatch:
     return LaneBatch(network, config, (SIDE, SIDE), full_size=(SIDE, SIDE))
+
+
+def probes_of(config: SynthesisConfig) -> float:
+    """Evaluations that measuring costs at a level of full size."""
+    return 0.0 if config.weighting == "none" else PROBE_COST
 
 
 def run(batch: LaneBatch, refill: Sequence[Task] = ()) -> list[Task]:
@@ -77,22 +89,24 @@ def test_targets_and_steps_use_exact_arithmetic(
     assert torch.backends.cudnn.allow_tf32
 
 
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_refilled_and_compacted_lanes_give_what_each_task_gets_alone(
-    make_network: Callable[..., TextureNetwork],
+    make_network: Callable[..., TextureNetwork], weighting: Weighting
 ) -> None:
     # In float64, where the growth of rounding (5e-10 here) hides no mistake.
     network = make_network(deepest="relu1_2")
-    budgets = (24, 11, 17, 30, 12)
+    config = dataclasses.replace(CONFIG, weighting=weighting)
+    budgets = [probes_of(config) + evaluations for evaluations in (24, 11, 17, 30, 12)]
 
     def admitted(index: int) -> Task:
         return task_of(index, budget=budgets[index], dtype=torch.float64)
 
     alone = []
     for index in range(5):
-        batch = batch_of(network)
+        batch = batch_of(network, config)
         batch.admit([admitted(index)])
         alone += run(batch)
-    batch = batch_of(network)
+    batch = batch_of(network, config)
     batch.admit([admitted(0), admitted(1)])
     together = run(batch, refill=[admitted(index) for index in (2, 3, 4)])
     assert sorted(task.index for task in together) == list(range(5))
@@ -104,31 +118,35 @@ def test_refilled_and_compacted_lanes_give_what_each_task_gets_alone(
         torch.testing.assert_close(task.image, expected.image, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_tasks_that_go_on_beside_new_ones_give_what_each_gives_alone(
-    make_network: Callable[..., TextureNetwork],
+    make_network: Callable[..., TextureNetwork], weighting: Weighting
 ) -> None:
     network = make_network(deepest="relu1_2")
+    config = dataclasses.replace(CONFIG, weighting=weighting)
+    probes = probes_of(config)
 
     def admitted(index: int) -> Task:
-        task = task_of(index, budget=24, dtype=torch.float64)
+        task = task_of(index, budget=probes + 24, dtype=torch.float64)
         task.level_evaluations = task.spent = (0, 7, 15)[index]
         task.image = resize(task.image[None], *((SIDE, SIDE), (SIDE, SIDE), (16, 16))[index])[0]
         return task
 
     alone = []
     for index in range(3):
-        batch = batch_of(network)
+        batch = batch_of(network, config)
         batch.admit([admitted(index)])
         alone += run(batch)
-    batch = batch_of(network)
+    batch = batch_of(network, config)
     batch.admit([admitted(index) for index in range(3)])
     for task in run(batch):
         expected = alone[task.index]
-        assert (task.spent, task.level_evaluations, task.stop_reason) == (24, 24, "budget")
+        assert (task.spent - probes, task.level_evaluations) == (24, 24)
+        assert task.stop_reason == "budget"
         assert [point[::2] for point in task.curve] == [point[::2] for point in expected.curve]
         assert task.iterations == expected.iterations
         torch.testing.assert_close(task.image, expected.image, rtol=0, atol=1e-6)
-    assert [task.curve[0].evaluations for task in alone] == [1, 10, 20]
+    assert [task.curve[0].evaluations - probes for task in alone] == [1, 10, 20]
 
 
 def test_a_task_has_one_evaluation_even_if_its_budget_is_spent(network: TextureNetwork) -> None:
@@ -273,29 +291,91 @@ def test_time_limit_counts_a_lane_s_own_seconds_and_anew_after_resume(
 ) -> None:
     clock = iter(range(1000))
     monkeypatch.setattr("texsynth.lanes.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    # Every advance takes one second of this clock, so the limit holds after the third reading.
+    # Admission takes one second of this clock and so does every advance.
     batch = batch_of(network, dataclasses.replace(CONFIG, time_limit_s=3.0))
     task = task_of(budget=200)
     batch.admit([task])
     run(batch)
-    assert (task.stop_reason, task.spent, task.seconds) == ("time_limit", 20, 3.0)
+    assert (task.stop_reason, task.spent, task.seconds) == ("time_limit", 10, 3.0)
     batch.resume(200)
     run(batch)
-    assert (task.stop_reason, task.spent, task.seconds) == ("time_limit", 50, 6.0)
+    assert (task.stop_reason, task.spent, task.seconds) == ("time_limit", 40, 6.0)
 
 
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("spectrum", ["gray", "colour"])
-def test_resume_is_as_if_it_had_not_stopped(network: TextureNetwork, spectrum: Any) -> None:
-    config = dataclasses.replace(CONFIG, spectrum=spectrum)
-    once, twice = task_of(budget=40), task_of(budget=20)
+def test_resume_is_as_if_it_had_not_stopped(
+    network: TextureNetwork, spectrum: Any, weighting: Weighting
+) -> None:
+    config = dataclasses.replace(CONFIG, spectrum=spectrum, weighting=weighting)
+    probes = probes_of(config)
+    once, twice = task_of(budget=probes + 40), task_of(budget=probes + 20)
     for task in (once, twice):
         batch = batch_of(network, config)
         batch.admit([task])
         run(batch)
-    assert twice.spent == 20
+    assert twice.spent == probes + 20
     batch.resume(20)
     run(batch)
-    assert (twice.spent, twice.budget) == (40, 40)
+    assert (twice.spent, twice.budget) == (probes + 40, probes + 40)
     assert torch.equal(twice.image, once.image)
     assert twice.curve == once.curve
     assert (twice.objective_loss, twice.iterations) == (once.objective_loss, once.iterations)
+
+
+# What a lane begins with
+
+
+@pytest.fixture
+def begun_with(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Images at which the lanes of batches begin, filled as they do."""
+    seen: list[Tensor] = []
+
+    def spy(images: Tensor, *rest: Any) -> Any:
+        seen.append(images)
+        return lbfgs_init(images, *rest)
+
+    monkeypatch.setattr("texsynth.lanes.lbfgs_init", spy)
+    return seen
+
+
+@pytest.mark.parametrize("start", ["noise", "random_phase"])
+@pytest.mark.parametrize("side", [16, 32, 48])
+def test_detail_is_added_to_what_is_enlarged_if_a_random_phase_is_wanted(
+    network: TextureNetwork, begun_with: list[Tensor], start: Start, side: int
+) -> None:
+    task = task_of(budget=1)
+    task.seed, task.image = 5, draw(3, side, side, seed=8)
+    batch_of(network, dataclasses.replace(CONFIG, start=start)).admit([task])
+    expected = resize(task.image[None], SIDE, SIDE)
+    if side < SIDE and start == "random_phase":
+        detailed = refine(task.image[None], task.exemplar[None], [5])
+        assert (detailed - expected).abs().mean() > 0.05
+        expected = detailed
+    assert torch.equal(begun_with[0], expected)
+
+
+def test_measuring_is_charged_at_the_cost_of_its_level(network: TextureNetwork) -> None:
+    config = dataclasses.replace(CONFIG, weighting="sensitivity")
+    batch = LaneBatch(network, config, (SIDE, SIDE), full_size=(64, 64), finer_cost=1.0)
+    tasks = [task_of(index, budget=25) for index in range(2)]
+    batch.admit(tasks)
+    assert [task.spent for task in tasks] == [PROBE_COST / 4] * 2
+    run(batch)
+    # What is left is shared out: 19 * (1/4 + 1) = 23.75, and 20 would be more than 23.875.
+    assert [task.spent for task in tasks] == [(PROBE_COST + 19) / 4] * 2
+    assert tasks[0].curve[0].evaluations == (PROBE_COST + 1) / 4
+    assert tasks[0].resumed_at == ()
+
+
+def test_admission_that_fails_charges_nothing(
+    network: TextureNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr("texsynth.lanes.lbfgs_init", refuse)
+    batch, task = batch_of(network, dataclasses.replace(CONFIG, weighting="sensitivity")), task_of()
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        batch.admit([task])
+    assert (task.spent, task.seconds, task.begun, batch.running) == (0, 0, False, [])

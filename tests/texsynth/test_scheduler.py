@@ -22,13 +22,21 @@ from texsynth import (
     prepare_synthesis,
     synthesize,
 )
+from texsynth.config import Weighting
 from texsynth.lanes import LaneBatch
+from texsynth.sensitivity import PROBE_COST
 from texsynth.tasks import CURVE_POINTS, Task
 
 CONFIG = SynthesisConfig(
-    gram_weight=1e6, spectrum_weight=1e3, range_weight=1e3, evaluations=40, levels=1
+    gram_weight=1e6,
+    spectrum_weight=1e3,
+    range_weight=1e3,
+    weighting="none",
+    evaluations=40,
+    levels=1,
 )
 TWO_LEVELS = dataclasses.replace(CONFIG, levels=2)
+WEIGHTINGS: list[Weighting] = ["none", "sensitivity"]
 SHORT = dataclasses.replace(TWO_LEVELS, evaluations=12.5)
 """Ten evaluations of each level, looked at after the first and the last."""
 
@@ -92,10 +100,11 @@ def objective_loss(
 # Step by step
 
 
-def test_steps_give_what_synthesize_gives(network: TextureNetwork) -> None:
-    exemplars = draw(5)
-    stepped = drive(prepare_synthesis(exemplars, range(5), TWO_LEVELS, network, lanes=2))
-    whole = synthesize(exemplars, range(5), TWO_LEVELS, network, lanes=2)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_steps_give_what_synthesize_gives(network: TextureNetwork, weighting: Weighting) -> None:
+    exemplars, config = draw(5), dataclasses.replace(TWO_LEVELS, weighting=weighting)
+    stepped = drive(prepare_synthesis(exemplars, range(5), config, network, lanes=2))
+    whole = synthesize(exemplars, range(5), config, network, lanes=2)
     for one, other in zip(stepped, sorted(whole, key=lambda r: r.index), strict=True):
         assert torch.equal(one.image, other.image)
         assert one.loss_curve == other.loss_curve
@@ -242,25 +251,33 @@ def test_a_resumed_task_spends_what_was_left_and_never_gets_worse(
         assert result.objective_loss < 2 * expected.objective_loss
 
 
-def test_a_resumed_task_is_one_that_starts_from_its_image(network: TextureNetwork) -> None:
-    checkpoints = interrupt(draw(1), CONFIG, network, 3)
-    (resumed,) = drive(resume(draw(1), CONFIG, network, checkpoints))
-    rest = dataclasses.replace(CONFIG, evaluations=20)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_a_resumed_task_is_one_that_starts_from_its_image(
+    network: TextureNetwork, weighting: Weighting
+) -> None:
+    config = dataclasses.replace(CONFIG, weighting=weighting)
+    checkpoints = interrupt(draw(1), config, network, 3)
+    (resumed,) = drive(resume(draw(1), config, network, checkpoints))
+    rest = dataclasses.replace(config, evaluations=config.evaluations - checkpoints[0].spent)
     (started,) = synthesize(draw(1), [0], rest, network, start=checkpoints[0].image[None])
     assert torch.equal(resumed.image, started.image)
     assert resumed.objective_loss == started.objective_loss
     assert resumed.iterations == checkpoints[0].iterations + started.iterations
 
 
-def test_nothing_is_lost_between_two_levels(network: TextureNetwork) -> None:
-    checkpoints = interrupt(draw(1), TWO_LEVELS, network, 5)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_nothing_is_lost_between_two_levels(network: TextureNetwork, weighting: Weighting) -> None:
+    config = dataclasses.replace(TWO_LEVELS, weighting=weighting)
+    spent = 32 / 4 if weighting == "none" else (31 + PROBE_COST) / 4
+    checkpoints = interrupt(draw(1), config, network, 5)
     assert (checkpoints[0].level, checkpoints[0].level_evaluations) == (1, 0)
     assert checkpoints[0].image.shape == (3, 16, 16)
-    (resumed,) = drive(resume(draw(1), TWO_LEVELS, network, checkpoints))
-    (expected,) = synthesize(draw(1), [0], TWO_LEVELS, network)
+    (resumed,) = drive(resume(draw(1), config, network, checkpoints))
+    (expected,) = synthesize(draw(1), [0], config, network)
     assert torch.equal(resumed.image, expected.image)
     assert resumed.loss_curve == expected.loss_curve
-    assert resumed.resumed_at == (8,)
+    assert resumed.evaluations == expected.evaluations
+    assert resumed.resumed_at == (spent,)
 
 
 def test_a_resumed_task_can_be_interrupted_again(network: TextureNetwork) -> None:
@@ -307,6 +324,21 @@ def test_wherever_it_is_interrupted_the_budget_is_the_same(
     assert steps == len(expected.loss_curve)
 
 
+def test_a_resumed_task_measures_anew_and_pays_for_it(network: TextureNetwork) -> None:
+    config = dataclasses.replace(TWO_LEVELS, weighting="sensitivity", plateau_tolerance=0.0)
+    (whole,) = drive(prepare_synthesis(draw(1), [0], config, network))
+    for steps, cost in ((3, 1 / 4), (7, 1.0)):
+        checkpoints = interrupt(draw(1), config, network, steps)
+        assert checkpoints[0].level_evaluations > 0
+        (result,) = drive(resume(draw(1), config, network, checkpoints))
+        assert result.resumed_at == (checkpoints[0].spent,)
+        assert result.loss_curve[: len(checkpoints[0].curve)] == checkpoints[0].curve
+        following = result.loss_curve[len(checkpoints[0].curve)].evaluations
+        assert following == checkpoints[0].spent + cost * (PROBE_COST + 10)
+        for task in (whole, result):
+            assert config.evaluations - 1 - 1 / 4 < task.evaluations <= config.evaluations
+
+
 def test_a_curve_stays_short_over_an_interruption(
     network: TextureNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,15 +362,15 @@ def test_time_limit_counts_the_seconds_before_an_interruption(
 ) -> None:
     clock = iter(range(1000))
     monkeypatch.setattr("texsynth.lanes.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    # Every step takes one second of this clock.
-    config = dataclasses.replace(CONFIG, time_limit_s=5.0, evaluations=200)
+    # Every step takes one second of this clock, the first one more, for the admission.
+    config = dataclasses.replace(CONFIG, time_limit_s=7.0, evaluations=200)
     checkpoints = interrupt(draw(1), config, network, 3)
-    assert checkpoints[0].seconds == 3.0
+    assert checkpoints[0].seconds == 4.0
     (result,) = drive(resume(draw(1), config, network, checkpoints))
-    assert (result.stop_reason, result.seconds, result.evaluations) == ("time_limit", 5.0, 40)
+    assert (result.stop_reason, result.seconds, result.evaluations) == ("time_limit", 7.0, 40)
     late = {0: dataclasses.replace(checkpoints[0], seconds=100.0)}
     (result,) = drive(resume(draw(1), config, network, late))
-    assert (result.stop_reason, result.seconds, result.evaluations) == ("time_limit", 101.0, 30)
+    assert (result.stop_reason, result.seconds, result.evaluations) == ("time_limit", 102.0, 30)
 
 
 def test_plateau_looks_back_over_an_interruption(network: TextureNetwork) -> None:

@@ -22,16 +22,24 @@ from texsynth import (
     TextureObjective,
     synthesize,
 )
+from texsynth.config import Weighting
 from texsynth.lanes import LaneBatch
+from texsynth.sensitivity import PROBE_COST
 from texsynth.start import draw_starts
 from texsynth.synthesis import compute_levels
 from texsynth.tasks import CURVE_POINTS, Task
 
 MakeNetwork = Callable[..., TextureNetwork]
 CONFIG = SynthesisConfig(
-    gram_weight=1e6, spectrum_weight=1e3, range_weight=1e3, evaluations=20, levels=1
+    gram_weight=1e6,
+    spectrum_weight=1e3,
+    range_weight=1e3,
+    weighting="none",
+    evaluations=20,
+    levels=1,
 )
 TWO_LEVELS = dataclasses.replace(CONFIG, levels=2)
+WEIGHTINGS: list[Weighting] = ["none", "sensitivity"]
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +83,14 @@ def run_alone(
 # How far lanes beside it move a result
 
 
-def test_each_of_two_lanes_gets_the_losses_that_it_gets_alone(network: TextureNetwork) -> None:
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_each_of_two_lanes_gets_the_losses_that_it_gets_alone(
+    network: TextureNetwork, weighting: Weighting
+) -> None:
     # Measured: 2e-7 after 10 evaluations, 5e-5 after 20; L-BFGS makes rounding grow.
-    exemplars = draw(2)
-    for evaluations, tolerance in ((10, 1e-5), (20, 1e-3)):
-        config = dataclasses.replace(CONFIG, evaluations=evaluations)
+    exemplars, probes = draw(2), 0.0 if weighting == "none" else PROBE_COST
+    for evaluations, tolerance in ((probes + 10, 1e-5), (probes + 20, 1e-3)):
+        config = dataclasses.replace(CONFIG, evaluations=evaluations, weighting=weighting)
         together = run(exemplars, config, network, lanes=2)
         for one, other in zip(together, run_alone(exemplars, config, network), strict=True):
             assert one.evaluations == other.evaluations
@@ -119,8 +130,10 @@ def test_five_tasks_on_two_lanes_and_two_levels_give_what_each_gets_alone(
         assert one.objective_loss == pytest.approx(other.objective_loss, rel=0.05)
 
 
-def test_the_same_lanes_give_the_same_bits(network: TextureNetwork) -> None:
-    first, second = (run(draw(3), TWO_LEVELS, network, lanes=2) for _ in range(2))
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_same_lanes_give_the_same_bits(network: TextureNetwork, weighting: Weighting) -> None:
+    config = dataclasses.replace(TWO_LEVELS, weighting=weighting)
+    first, second = (run(draw(3), config, network, lanes=2) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.image, other.image)
         assert torch.equal(one.image_8bit, other.image_8bit)
@@ -197,14 +210,16 @@ def test_time_limit_ends_a_task_at_any_level(
 ) -> None:
     clock = iter(range(10_000))
     monkeypatch.setattr("texsynth.lanes.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    config = dataclasses.replace(CONFIG, levels=levels, time_limit_s=2.0, evaluations=100)
+    # The admission and two readings, a second each.
+    config = dataclasses.replace(CONFIG, levels=levels, time_limit_s=3.0, evaluations=100)
     for result in run(draw(3), config, network, lanes=2):
-        assert (result.stop_reason, result.seconds) == ("time_limit", 2.0)
+        assert (result.stop_reason, result.seconds) == ("time_limit", 3.0)
         assert result.evaluations == 10 / 4 ** (levels - 1)
         # A coarse image is brought to full size before it is measured.
         assert result.image.shape == result.image_8bit.shape == (3, 32, 32)
 
 
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("budget", [1, 2.5, 7, 40])
 @pytest.mark.parametrize(("size", "levels"), [((32, 32), 2), ((33, 47), 2), ((64, 65), 3)])
 def test_budget_is_kept_to_one_evaluation_per_level(
@@ -213,6 +228,7 @@ def test_budget_is_kept_to_one_evaluation_per_level(
     budget: float,
     size: tuple[int, int],
     levels: int,
+    weighting: Weighting,
 ) -> None:
     cost = 0.0
 
@@ -222,11 +238,20 @@ def test_budget_is_kept_to_one_evaluation_per_level(
         return slope_down(images)
 
     monkeypatch.setattr(TextureObjective, "value_and_gradient", cheap)
-    config = dataclasses.replace(CONFIG, levels=levels, evaluations=budget, plateau_tolerance=0.0)
+    config = dataclasses.replace(
+        CONFIG,
+        levels=levels,
+        evaluations=budget,
+        plateau_tolerance=0.0,
+        weighting=weighting,
+    )
     (result,) = run(draw(1, *size), config, network)
-    assert result.evaluations == pytest.approx(cost)
-    coarse = [math.prod(level) / math.prod(size) for level in compute_levels(config, *size)]
-    assert budget - 1 - sum(coarse) <= result.evaluations <= max(budget, sum(coarse)) + 1e-9
+    once = sum(math.prod(level) / math.prod(size) for level in compute_levels(config, *size))
+    probes = 0.0 if weighting == "none" else once * PROBE_COST
+    assert result.evaluations == pytest.approx(cost + probes)
+    # A budget below what every level needs is exceeded by that, no other is.
+    most = budget if budget >= 2 * (once + probes) else max(budget, once) + probes
+    assert budget - 1 - once <= result.evaluations <= most + 1e-9
 
 
 # What comes back

@@ -28,6 +28,10 @@ def checkpoint_at(level: int, *, level_evaluations: int = 10, size: int = 0) -> 
     )
 
 
+def resume(checkpoint: TaskCheckpoint) -> Task:
+    return resume_task(checkpoint, 3, torch.zeros(3, *SIZES[-1]), budget=100, seed=7)
+
+
 def test_curve_is_thinned_evenly_and_keeps_its_ends() -> None:
     task = Task(0, torch.zeros(3, 32, 32), torch.zeros(3, 32, 32), budget=1e4)
     for reading in range(1, 1001):
@@ -46,16 +50,16 @@ def test_curve_is_thinned_evenly_and_keeps_its_ends() -> None:
 def test_a_resumed_task_gives_its_checkpoint_back() -> None:
     given = checkpoint_at(1, size=1)
     exemplar = torch.zeros(3, *SIZES[-1])
-    task = resume_task(given, 3, exemplar, budget=100)
+    task = resume_task(given, 3, exemplar, budget=100, seed=7)
     again = task.make_checkpoint(task.image)
     for field in dataclasses.fields(TaskCheckpoint):
         one, other = getattr(given, field.name), getattr(again, field.name)
         assert torch.equal(one, other) if field.name == "image" else one == other
-    assert (task.exemplar is exemplar, task.budget, task.begun) == (True, 100, False)
+    assert (task.exemplar is exemplar, task.budget, task.seed, task.begun) == (True, 100, 7, False)
 
 
 def test_a_checkpoint_does_not_change_with_its_task() -> None:
-    task = resume_task(checkpoint_at(1, size=1), 3, torch.zeros(3, *SIZES[-1]), budget=100)
+    task = resume(checkpoint_at(1, size=1))
     task.begin()
     taken = task.make_checkpoint(task.image)
     curve, image = taken.curve, taken.image.clone()
@@ -67,7 +71,7 @@ def test_a_checkpoint_does_not_change_with_its_task() -> None:
 
 
 def test_a_task_notes_where_it_went_on_once() -> None:
-    task = resume_task(checkpoint_at(1, size=1), 3, torch.zeros(3, *SIZES[-1]), budget=100)
+    task = resume(checkpoint_at(1, size=1))
     task.begin()
     task.spent = 50.0
     task.enter_next_level()
@@ -79,7 +83,7 @@ def test_a_task_notes_where_it_went_on_once() -> None:
 
 
 def test_a_level_begins_without_what_was_seen_of_the_one_before() -> None:
-    task = resume_task(checkpoint_at(1, size=1), 3, torch.zeros(3, *SIZES[-1]), budget=100)
+    task = resume(checkpoint_at(1, size=1))
     task.enter_next_level()
     assert (task.level, task.level_evaluations, task.readings) == (2, 0, [])
     assert (task.spent, task.iterations, len(task.curve)) == (12.5, 9, 2)
