@@ -7,6 +7,11 @@ has them all. The steady part runs from the first task's beginning to the last r
 bare loop: to the last result); what comes before and after, such as imports, the start of Ray, the
 weights and finalize, is a fixed price of each command. A device is idle while its actor, between
 its first and its last work, is not inside `Synthesis.advance`: the `block` lines of the log say it.
+
+The machine must do nothing else: where a thread of several is kept from its core, the others spin
+for it, and a setting becomes many times slower. How long they spin before they sleep is libgomp's
+choice in the bare loop, and differs in the others: OMP_WAIT_POLICY or GOMP_SPINCOUNT, set for this
+command, hold for all.
 """
 
 from __future__ import annotations
@@ -42,10 +47,10 @@ from texsynth import load_network, synthesize
 from texsynth.images import image_to_tensor
 
 COMMAND = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]
-BARE = "bare loop"
+BARE, INLINE = "bare loop", "inline"
 SETTINGS: dict[str, tuple[str, ...]] = {
     BARE: (),
-    "inline": ("--executor", "inline"),
+    INLINE: ("--executor", "inline"),
     "Ray, one actor": ("--actors", "1"),
     "Ray, two actors": ("--actors", "2"),
 }
@@ -144,13 +149,14 @@ def measure_pipeline(setting: str, manifest: Path, config: RunConfig, out: Path)
         "device": config.device,
     }
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+    # Actors of Ray set their threads themselves.
+    threads = {"OMP_NUM_THREADS": str(os.cpu_count() or 1)} if setting == INLINE else {}
     begun = time.monotonic()
     subprocess.run(
         [*COMMAND, str(manifest), *words, *SETTINGS[setting]],
         check=True,
         stdout=subprocess.DEVNULL,
-        env=environment,
+        env=os.environ | threads,
     )
     command_s = time.monotonic() - begun
     return Measurement(setting=setting, command_s=command_s, **read_run(RunDirectory(out)))
