@@ -110,10 +110,10 @@ def damage_column() -> Callable[[Path, str], None]:
 
 @pytest.fixture
 def quick_config(weights_file: Path) -> Callable[..., RunConfig]:
-    """A resolved configuration at 32 px with a budget of five evaluations, without Ray."""
+    """A resolved configuration at 32 px, without Ray: five evaluations after the measuring."""
 
     def make(**values: Any) -> RunConfig:
-        quick = {"weights": str(weights_file), "size": 32, "evaluations": 5, "executor": "inline"}
+        quick = {"weights": str(weights_file), "size": 32, "evaluations": 10, "executor": "inline"}
         return RunConfig.model_validate(quick | values).resolved()
 
     return make

@@ -30,6 +30,7 @@ from pipeline.schema import REQUIRED_COLUMNS, row_schema
 from texsynth.config import REFERENCE_TAPS
 from texsynth.results import ReferenceLoss, SynthesisResult
 from texsynth.scheduler import Synthesis
+from texsynth.sensitivity import PROBE_COST
 
 MakeConfig = Callable[..., RunConfig]
 MakeManifest = Callable[..., Path]
@@ -70,7 +71,7 @@ def test_rows_are_complete(
         assert row["taps"] == row["objective_taps"] == ["relu1_1", "pool1"]
         total = sum(row["float_gram_loss"]) + row["float_spectrum_loss"]
         assert total == pytest.approx(row["float_loss"], rel=1e-9)
-        assert 1 <= row["evaluations"] <= 6
+        assert row["evaluations"] == 5 + PROBE_COST
         assert row["stop_reason"] == "budget"
         assert row["seconds"] > 0
         assert row["copy"] is not None

@@ -21,6 +21,7 @@ from pipeline.lane_checkpoints import checkpoint_path, load_checkpoint
 from pipeline.rundir import RunDirectory
 from pipeline.session import hold_run, request_stop
 from texsynth import Synthesis
+from texsynth.sensitivity import PROBE_COST
 
 MakeActor = Callable[[RunConfig], SynthesisActor]
 MakeConfig = Callable[..., RunConfig]
@@ -265,7 +266,7 @@ def test_a_stopped_session_leaves_checkpoints_from_which_the_next_goes_on(
     assert resumed["resumed_at"] == [saved.spent]
     assert (resumed["attempts"], resumed["evaluations"]) == (1, 60)
     spent = [point["evaluations"] for point in resumed["loss_curve"]]
-    assert spent[0] == 1
+    assert spent[0] == PROBE_COST + 1
     assert spent == sorted(spent)
     assert min(spent) < saved.spent < max(spent)
     assert not list(run.checkpoints.iterdir())

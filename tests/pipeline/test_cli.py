@@ -26,7 +26,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def quick(weights_file: Path) -> list[str]:
-    options = f"--size 32 --evaluations 5 --executor inline --weights {weights_file}"
+    options = f"--size 32 --evaluations 10 --executor inline --weights {weights_file}"
     return options.split()
 
 
@@ -150,7 +150,7 @@ def test_a_plan_says_what_a_run_would_cost(
     assert (code, err) == (0, "")
     for part in (
         "3 exemplars x 1 crop x 2 variations = 6, in 1 category; 3 done, 3 left\n",
-        "at most 5 of full size per task (5 at 32 px), 15 in all; a plateau ends a task earlier\n",
+        "at most 10 of full size per task (5 at 32 px), 30 in all; a plateau ends a task earlier\n",
         "lanes: 4 per actor, ",
         " of physical memory\n",
         "disk: 9 KiB, 3 KiB per texture",

@@ -19,6 +19,8 @@ from pipeline.plan import plan_run
 from pipeline.resume import RunMismatchError
 from pipeline.run import run_manifest
 from texsynth import ConfigError, SynthesisConfig, WeightsError, load_network, synthesize
+from texsynth.config import Weighting
+from texsynth.sensitivity import PROBE_COST
 from texsynth.synthesis import compute_levels
 
 MakeConfig = Callable[..., RunConfig]
@@ -62,21 +64,26 @@ def test_totals_are_tasks_times_what_each_takes(
     assert plan.lanes_measured == plan.lanes == 2
 
 
+@pytest.mark.parametrize("weighting", ["none", "sensitivity"])
 @pytest.mark.parametrize(("levels", "budget"), [(1, 7), (2, 13.5), (3, 26), (3, 1)])
 def test_the_levels_have_the_evaluations_that_a_synthesis_spends(
-    weights_file: Path, levels: int, budget: float
+    weights_file: Path, levels: int, budget: float, weighting: Weighting
 ) -> None:
     config = SynthesisConfig.preset(
-        "default", levels=levels, evaluations=budget, plateau_tolerance=0.0
+        "default",
+        levels=levels,
+        evaluations=budget,
+        weighting=weighting,
+        plateau_tolerance=0.0,
     )
     exemplar = torch.rand((1, 3, 80, 80), generator=torch.Generator().manual_seed(0))
     (result,) = synthesize(exemplar, [0], config, load_network(str(weights_file)))
     assert result.stop_reason == "budget"
     sizes = compute_levels(config, 80, 80)
     spent = {point.side: point.evaluations for point in result.loss_curve}
-    before = 0.0
-    for (side, _), count in zip(sizes, compute_evaluations(budget, sizes), strict=True):
-        assert (spent[side] - before) * (80 / side) ** 2 == pytest.approx(count)
+    before, probes = 0.0, 0.0 if weighting == "none" else PROBE_COST
+    for (side, _), count in zip(sizes, compute_evaluations(config, sizes), strict=True):
+        assert (spent[side] - before) * (80 / side) ** 2 == pytest.approx(probes + count)
         before = spent[side]
 
 

@@ -77,7 +77,7 @@ def test_a_run_from_manifest_to_success(
     assert json.loads((out / "_SUCCESS").read_text()) == {"tasks": 4}
     record = json.loads((out / "run.json").read_text())
     assert record["manifest"] == str(tmp_path / "manifest.csv")
-    assert record["config"]["synthesis"]["evaluations"] == 5
+    assert record["config"]["synthesis"]["evaluations"] == 10
     assert pq.read_table(out / "pending.parquet").num_rows == 4
 
 
