@@ -316,7 +316,7 @@ def test_a_run_that_a_signal_stops_says_how_to_go_on(
     out = tmp_path / "r"
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]
     command += [str(make_manifest(["a"])), "--out", str(out), *quick]
-    command[command.index("5")] = "1e6"
+    command[command.index("10")] = "1e6"
     command += ["--set", "synthesis.plateau_tolerance=0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, text=True, **pipes)

@@ -245,3 +245,125 @@ def test_the_objective_is_deterministic(network: TextureNetwork, draw_images: Dr
     first, second = (objective.value_and_gradient(images) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
+
+
+# With all parts weighted anew
+
+
+def evened(
+    network: TextureNetwork, exemplars: Tensor, config: SynthesisConfig, images: Tensor
+) -> TextureObjective:
+    objective = TextureObjective(network, exemplars, config)
+    objective.even_out(images)
+    return objective
+
+
+def slow_weighted_total(
+    network: TextureNetwork, image: Tensor, exemplar: Tensor, objective: TextureObjective, lane: int
+) -> Tensor:
+    """The sum over all entries of all terms, each times its weight."""
+    config, metric = objective.config, objective._metric
+    assert metric is not None
+    _, spectrum, outside = slow_terms(network, image, exemplar, config)
+    total = metric.spectrum[lane] * spectrum + metric.range[lane] * outside
+    for tap, (bases, weights) in zip(TAPS, metric.gram, strict=True):
+        inner = torch.zeros(())
+        for sign, picture in ((1, image), (-1, exemplar)):
+            (features,) = network(picture[None], (tap,))
+            rotated = bases[lane].T @ features[0].flatten(1)
+            inner = inner + sign * (rotated @ rotated.T) / (4 * rotated.numel())
+        total = total + config.gram_weight * (weights[lane] * inner**2).sum()
+    return total
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_evened_out_it_minimises_the_weighted_sum(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    exemplars, images = draw_images(2, 9, 12), 1.5 * draw_images(2, 9, 12, seed=1) - 0.25
+    objective = evened(network, exemplars, config_of(spectrum=spectrum), images)
+    # Elsewhere than where it was measured.
+    images = 1.5 * draw_images(2, 9, 12, seed=2) - 0.25
+    value, gradient = objective.value_and_gradient(images)
+    assert (value < objective(images).total).all()
+    for lane in range(2):
+        image = images[lane].clone().requires_grad_()
+        total = slow_weighted_total(network, image, exemplars[lane], objective, lane)
+        (expected,) = torch.autograd.grad(total, image)
+        assert value[lane].item() == pytest.approx(total.item(), rel=1e-9)
+        torch.testing.assert_close(gradient[lane], expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_the_loss_that_is_reported_knows_of_no_weights(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    config = config_of(spectrum=spectrum)
+    exemplars, images = draw_images(2, 16, 13), 1.5 * draw_images(2, 16, 13, seed=1) - 0.25
+    objective = TextureObjective(network, exemplars, config)
+    before = objective(images)
+    objective.even_out(images)
+    after = objective(images)
+    for term in ("gram", "spectrum", "range"):
+        assert torch.equal(getattr(after, term), getattr(before, term))
+    value, gradient = evened(network, exemplars, config, images).value_and_gradient(exemplars)
+    assert (value < 1e-20).all()
+    assert gradient.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_selected_and_replaced_lanes_bring_their_weights(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    config, at = config_of(spectrum=spectrum), draw_images(4, 16, 16, seed=1)
+    old, new = draw_images(4, 16, 16), draw_images(2, 16, 16, seed=2)
+    objective, lanes = evened(network, old, config, at), torch.tensor([3, 1])
+    images = draw_images(4, 16, 16, seed=3)
+    before = objective.value_and_gradient(images)
+    chosen = objective.select(lanes)
+    objective.replace(torch.tensor([2, 0]), evened(network, new, config, at[[2, 0]]))
+    exemplars = torch.stack([new[1], old[1], new[0], old[3]])
+    expected = evened(network, exemplars, config, at).value_and_gradient(images)
+    for mine, theirs in zip(objective.value_and_gradient(images), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+    # A selection has weights of its own, even of lanes that are replaced in the whole.
+    objective.replace(lanes, evened(network, new, config, at[lanes]))
+    for mine, theirs in zip(chosen.value_and_gradient(images[lanes]), before, strict=True):
+        torch.testing.assert_close(mine, theirs[lanes], rtol=1e-11, atol=1e-12)
+
+
+def test_lanes_with_weights_and_lanes_without_are_not_mixed(
+    network: TextureNetwork, draw_images: DrawImages
+) -> None:
+    images = draw_images(2, 16, 16)
+    objective = evened(network, images, config_of(), images)
+    with pytest.raises(ValueError, match="zip"):
+        objective.replace(torch.tensor([0, 1]), TextureObjective(network, images, config_of()))
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_evened_out_a_batch_equals_the_stack_of_singles(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    exemplars, images = draw_images(3, 16, 13), draw_images(3, 16, 13, seed=1)
+    config = config_of(spectrum=spectrum)
+    value, gradient = evened(network, exemplars, config, images).value_and_gradient(images)
+    for lane in range(3):
+        one = slice(lane, lane + 1)
+        alone = evened(network, exemplars[one], config, images[one])
+        single = alone.value_and_gradient(images[one])
+        torch.testing.assert_close(value[one], single[0], rtol=1e-9, atol=0)
+        torch.testing.assert_close(gradient[one], single[1], rtol=1e-8, atol=1e-9)
+
+
+def test_evened_out_lanes_are_isolated_under_nan(
+    network: TextureNetwork, draw_images: DrawImages
+) -> None:
+    exemplars, images = draw_images(3, 16, 16), draw_images(3, 16, 16, seed=1)
+    objective = evened(network, exemplars, config_of(), images)
+    value, gradient = objective.value_and_gradient(images)
+    images[1, 2, 3, 4] = torch.nan
+    poisoned_value, poisoned_gradient = objective.value_and_gradient(images)
+    assert poisoned_value[1].isnan()
+    assert torch.equal(poisoned_value[[0, 2]], value[[0, 2]])
+    assert torch.equal(poisoned_gradient[[0, 2]], gradient[[0, 2]])

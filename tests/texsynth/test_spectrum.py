@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from texsynth.images import luminance
-from texsynth.spectrum import colour_spectrum_term, compute_spectrum, gray_spectrum_term
+from texsynth.spectrum import (
+    colour_spectrum_term,
+    compute_spectrum,
+    gray_spectrum_term,
+    project_onto_spectrum,
+)
 
 SIZES = [(8, 8), (7, 9), (8, 5), (5, 8), (1, 6), (6, 1), (16, 12)]
 
@@ -173,3 +178,81 @@ def test_a_poisoned_lane_leaves_the_others_alone() -> None:
     before, after = colour_term(images, exemplars), colour_term(poisoned, exemplars)
     assert after[1].isnan()
     assert torch.equal(after[[0, 2]], before[[0, 2]])
+
+
+# The projection
+
+
+def project(images: Tensor, exemplars: Tensor) -> Tensor:
+    return project_onto_spectrum(images, compute_spectrum(exemplars))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_projection_is_that_of_the_whole_plane(size: tuple[int, int]) -> None:
+    images, exemplars = draw(2, 3, *size), draw(2, 3, *size, seed=1)
+    projected = project(images, exemplars)
+    assert projected.shape == images.shape
+    for lane in range(2):
+        expected = colour_projection(images[lane], exemplars[lane])
+        torch.testing.assert_close(projected[lane], expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_terms_are_half_the_squared_distance_and_0_after_it(size: tuple[int, int]) -> None:
+    images, exemplars = draw(2, 3, *size), draw(2, 3, *size, seed=1)
+    projected = project(images, exemplars)
+    distance = (images - projected).square().sum((1, 2, 3)) / 2
+    torch.testing.assert_close(colour_term(images, exemplars), distance)
+    assert (colour_term(projected, exemplars) < 1e-25).all()
+    assert (gray_term(luminance(projected), luminance(exemplars)) < 1e-25).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_projecting_again_changes_nothing(size: tuple[int, int]) -> None:
+    images, exemplars = draw(2, 3, *size), draw(2, 3, *size, seed=1)
+    once = project(images, exemplars)
+    torch.testing.assert_close(project(once, exemplars), once, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shift", [(0, 0), (1, 0), (3, 2)])
+def test_cyclic_shifts_of_the_exemplar_are_left_as_they_are(
+    size: tuple[int, int], shift: tuple[int, int]
+) -> None:
+    exemplars = draw(2, 3, *size, seed=1)
+    shifted = roll(exemplars, *shift)
+    torch.testing.assert_close(project(shifted, exemplars), shifted, rtol=1e-10, atol=1e-11)
+
+
+def test_no_image_of_the_exemplar_s_spectrum_is_nearer() -> None:
+    """None of a thousand with other phases, far from the nearest or close to it."""
+    image, exemplar = draw(1, 3, 8, 10), draw(1, 3, 8, 10, seed=1)
+    nearest = project(image, exemplar)
+    least = (image - nearest).square().sum()
+    generator = torch.Generator().manual_seed(2)
+    for number in range(1000):
+        size = 10.0 ** (-3 * (number % 4) / 3)
+        noise = torch.randn((8, 10), generator=generator, dtype=torch.float64)
+        phase = torch.fft.rfft2(size * noise)
+        # Odd phases, so that the image is real.
+        turned = compute_spectrum(nearest) * torch.exp(1j * phase.imag)
+        other = torch.fft.irfft2(turned, s=(8, 10))
+        assert float(colour_term(other, exemplar)) < 1e-20
+        assert (image - other).square().sum() >= least
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_flat_images_and_exemplars_have_finite_projections(value: float) -> None:
+    flat, exemplar = torch.full((1, 3, 6, 7), value).double(), draw(1, 3, 6, 7)
+    assert project(flat, exemplar).isfinite().all()
+    torch.testing.assert_close(project(exemplar, flat), flat)
+
+
+def test_projections_of_a_batch_are_those_of_singles() -> None:
+    images, exemplars = draw(3, 3, 8, 10), draw(3, 3, 8, 10, seed=1)
+    singles = [project(images[i : i + 1], exemplars[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(project(images, exemplars), torch.cat(singles), rtol=0, atol=1e-14)
+    images[1, 0, 0, 0] = torch.nan
+    spoilt = project(images, exemplars)
+    assert spoilt[1].isnan().any()
+    assert spoilt[[0, 2]].isfinite().all()
