@@ -6,7 +6,8 @@ Both work in turn on the same exemplars, weights, taps and threads. In the first
 the same function: Gram terms under the tap rule and the gray spectrum term, without a range
 penalty. Ours is driven once, with a budget of `--share` of the baseline's evaluations, and looked
 at as it goes; a loss that it has not reached by then counts as reached at the whole budget, and is
-marked. In the second table the `default` preset as it is gets the time that the baseline took. Both
+marked. An exemplar on which the baseline diverged, which has no line search, enters no mean. In the
+second table the `default` preset as it is gets the time that the baseline took. Both
 losses are the reference loss (gray spectrum) in float32, whatever was minimised; images are rounded
 for both, where the reference would truncate.
 """
@@ -242,6 +243,9 @@ def _rows_of_epoch(comparisons: Sequence[Comparison], epoch: int) -> list[str]:
         if reached is None:
             continue
         theirs, ours, is_below = reached
+        if not math.isfinite(theirs.loss):
+            rows.append(f"| {comparison.name} | {epoch} | diverged |{' |' * 6}")
+            continue
         fewer.append(theirs.evaluations / ours.evaluations)
         faster.append(theirs.seconds / ours.seconds)
         more, less = ("", "") if is_below else ("> ", "< ")
@@ -250,9 +254,9 @@ def _rows_of_epoch(comparisons: Sequence[Comparison], epoch: int) -> list[str]:
             f"{more}{ours.evaluations:,.0f} | {less}{fewer[-1]:.1f} | {theirs.seconds:.0f} | "
             f"{more}{ours.seconds:.0f} | {less}{faster[-1]:.1f} |"
         )
-    if rows:
+    if fewer:
         means = f"**{geometric_mean(fewer):.1f}** | | | **{geometric_mean(faster):.1f}**"
-        rows.append(f"| **geometric mean of {len(rows)}** | {epoch} | | | | {means} |")
+        rows.append(f"| **geometric mean of {len(fewer)}** | {epoch} | | | | {means} |")
     return rows
 
 
@@ -270,14 +274,18 @@ def _equal_time(comparisons: Sequence[Comparison]) -> list[str]:
         ours = comparison.equal_time
         if theirs.delivered is None or ours.delivered is None:
             raise ValueError(f"{comparison.name}: no delivered loss at epoch {epoch}")
-        ratios.append(theirs.delivered / ours.delivered)
+        losses = f"diverged | {ours.loss:,.0f} | | {ours.delivered:,.0f} | "
+        if math.isfinite(theirs.loss):
+            ratios.append(theirs.delivered / ours.delivered)
+            losses = f"{theirs.loss:,.0f} | {ours.loss:,.0f} | {theirs.delivered:,.0f} | "
+            losses += f"{ours.delivered:,.0f} | {ratios[-1]:.1f}"
         lines.append(
-            f"| {comparison.name} | {theirs.loss:,.0f} | {ours.loss:,.0f} | "
-            f"{theirs.delivered:,.0f} | {ours.delivered:,.0f} | {ratios[-1]:.1f} | "
+            f"| {comparison.name} | {losses} | "
             f"{comparison.copies[1].displacement:.2f} | {comparison.copies[1].layout:.2f} |"
         )
-    median, least = statistics.median(ratios), min(ratios)
-    lines += ["", f"Delivered loss, baseline over ours: median {median:.1f}, least {least:.1f}."]
+    if ratios:
+        found = f"median {statistics.median(ratios):.1f}, least {min(ratios):.1f}"
+        lines += ["", f"Delivered loss, baseline over ours: {found}."]
     return lines
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -50,6 +51,18 @@ def test_tables_have_ratios_their_means_and_what_was_not_reached() -> None:
     assert "| **geometric mean of 2** | 20 | | | | **4.0** | | | **10.0** |" in text
     assert "median 100.0, least 100.0" in text
     assert "0 of our 4 textures" in text
+
+
+def test_a_baseline_that_diverged_enters_no_mean() -> None:
+    nan = float("nan")
+    diverged = tuple(dataclasses.replace(mark, loss=nan, delivered=1e9) for mark in BASELINE)
+    alone = [dataclasses.replace(comparison_of("z"), baseline=diverged)]
+    text = "\n".join(tables([comparison_of("x"), *alone]))
+    assert "| z | 20 | diverged |" in text
+    assert "| **geometric mean of 1** | 20 | | | | **4.0** | | | **10.0** |" in text
+    assert "| z | diverged | 50 | | 100 | " in text
+    assert "median 100.0" in text
+    assert "mean" not in "\n".join(tables(alone))
 
 
 def test_copies_are_counted() -> None:
