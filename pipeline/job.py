@@ -50,6 +50,11 @@ PREPARED_ROWS = 32
 """Tasks prepared at once: what the watchdog waits for, and what an image that kills its process
 sends into processes of their own."""
 
+SPIN_COUNT = 30_000
+"""Turns that an actor's OpenMP threads wait for each other before they sleep, which they do many
+times per evaluation: waking takes longer than the work between. libgomp's own 300,000 outlast a
+time slice, and burn the core of the thread that is waited for (measured:
+benchmarks/pipeline_overhead with GOMP_SPINCOUNT set)."""
 POLL_SECONDS = 0.2
 """Between two looks of the driver at its signals."""
 STOP_GRACE_SECONDS = 120.0
@@ -246,6 +251,7 @@ def _start_ray(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
     ray.init(
         address=address or "local",
         log_to_driver=address is not None,

@@ -51,7 +51,8 @@ def test_killed_under_ray_and_run_again_nothing_is_lost_and_nothing_twice(
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     last = next(n for n, line in reversed([*enumerate(lines)]) if line["event"] == "session_begun")
     blocks = [line for line in lines[last:] if line["event"] == "block"]
-    assert sum(block["tasks"] for block in blocks) == len(frame) - len(kept)
+    # The actor that was left alone may have committed some more before it ended.
+    assert 0 < sum(block["tasks"] for block in blocks) <= len(frame) - len(kept)
     assert all(0 <= block["synthesis_seconds"] < block["seconds"] for block in blocks)
 
 
@@ -143,6 +144,20 @@ def test_blocks_are_some_lane_fulls_and_as_many_for_every_actor(
 ) -> None:
     config = RunConfig(lanes=lanes, size=size)
     assert job._rows_per_block(config, pending, actors, gpu=gpu) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "before", "expected"),
+    [(None, None, str(job.SPIN_COUNT)), (None, "7", "7"), ("auto", None, None)],
+)
+def test_actors_of_a_local_ray_spin_for_a_while_before_they_sleep(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, before: str | None, expected: str | None
+) -> None:
+    environment = {} if before is None else {"GOMP_SPINCOUNT": before}
+    monkeypatch.setattr(job.os, "environ", environment)
+    monkeypatch.setattr(job.ray, "init", lambda **options: None)
+    job._start_ray(address)
+    assert environment.get("GOMP_SPINCOUNT") == expected
 
 
 def test_rows_are_counted_for_prometheus(
