@@ -25,6 +25,7 @@ from torch import Tensor
 
 import texsynth.lanes
 import texsynth.sensitivity
+import texsynth.synthesis
 from benchmarks.copies import measure_copies
 from benchmarks.environment import describe_environment
 from benchmarks.time_to_loss import SAME_FUNCTION, Measure, geometric_mean, run_ours
@@ -50,6 +51,8 @@ def enlarge(images: Images, exemplars: Images, seeds: Sequence[int]) -> Images:
     return resize(images, exemplars.shape[-2], exemplars.shape[-1])
 
 
+MODULES = {"refine": texsynth.lanes, "LEVEL_GROWTH": texsynth.synthesis}
+"""Where things are that are no constant of `texsynth.sensitivity`."""
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "**ours: weights by sensitivity, two levels**": (OURS, {}),
     "weighting none, noise start, one level": ({**PLAIN, "start": "noise", "levels": 1}, {}),
@@ -58,6 +61,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "weighting none": ({**PLAIN, "levels": 2}, {}),
     "one level": ({**OURS, "levels": 1}, {}),
     "enlarged only": (OURS, {"refine": enlarge}),
+    "as many evaluations at both levels": (OURS, {"LEVEL_GROWTH": 1}),
     "history 20": ({**OURS, "optimizer": LBFGSConfig(history=20)}, {}),
     "history 50": ({**OURS, "optimizer": LBFGSConfig(history=50)}, {}),
     "floor 1e-2": (OURS, {"FLOOR": 1e-2}),
@@ -71,10 +75,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @contextlib.contextmanager
 def patched(changes: dict[str, Any]) -> Iterator[None]:
-    """Constants of `texsynth.sensitivity`, or how the lanes refine, changed for a while."""
+    """Constants of `texsynth.sensitivity`, or of MODULES, changed for a while."""
     with contextlib.ExitStack() as stack:
         for name, value in changes.items():
-            module = texsynth.lanes if name == "refine" else texsynth.sensitivity
+            module = MODULES.get(name, texsynth.sensitivity)
             stack.enter_context(patch.object(module, name, value))
         yield
 

@@ -18,6 +18,7 @@ import torch
 from texsynth import SynthesisConfig, TextureNetwork, synthesize
 from texsynth.memory import SHARE_OF_FREE_MEMORY, estimate_lane_bytes
 from texsynth.sensitivity import PROBE_COST
+from texsynth.synthesis import compute_finer_costs
 
 CALIBRATION_S = 20.0
 """Time for all levels together, about: somebody waits for it."""
@@ -78,7 +79,7 @@ def calibrate(
 
 
 def compute_evaluations(config: SynthesisConfig, sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """Evaluations of a task at every level, if all is spent: as many as at each finer level.
+    """Evaluations of a task at every level, if all is spent.
 
     Args:
         config: its budget, and whether some of it measures the weights of the loss.
@@ -87,9 +88,9 @@ def compute_evaluations(config: SynthesisConfig, sizes: Sequence[tuple[int, int]
     costs = [math.prod(size) / math.prod(sizes[-1]) for size in sizes]
     counts: list[int] = []
     budget = config.evaluations
-    for level, cost in enumerate(costs):
+    for cost, finer_cost in zip(costs, compute_finer_costs(sizes), strict=True):
         budget -= cost * (PROBE_COST if config.weighting != "none" else 0)
-        counts.append(max(1, math.floor(budget / sum(costs[level:]) + 1e-6)))
+        counts.append(max(1, math.floor(budget / (cost + finer_cost) + 1e-6)))
         budget -= counts[-1] * cost
     return counts
 

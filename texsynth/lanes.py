@@ -64,7 +64,8 @@ class LaneBatch:
         config: of the synthesis.
         size: (height, width) of the level, px.
         full_size: (height, width) of the finest level, px.
-        finer_cost: one evaluation at each finer level, in evaluations at full size.
+        finer_cost: of what the finer levels do for one evaluation here, in evaluations at full
+            size.
     """
 
     def __init__(
@@ -93,8 +94,8 @@ class LaneBatch:
     def admit(self, tasks: Sequence[Task]) -> None:
         """Put tasks onto an empty batch, or onto lanes whose tasks have ended.
 
-        Each starts from its own image, brought to this level, without history, and gets as many
-        evaluations here as at each finer level, those included that it has already had here.
+        Each starts from its own image, brought to this level, without history, and gets its
+        share of the evaluations here, those included that it has already had here.
 
         Raises:
             ValueError: if there are more tasks than free lanes.
@@ -224,7 +225,7 @@ class LaneBatch:
         return ended
 
     def _share(self, budget: float) -> int:
-        """Evaluations at this level if every finer one gets as many."""
+        """Evaluations at this level if the finer ones get theirs."""
         return max(1, math.floor(budget / (self._cost + self._finer_cost) + 1e-6))
 
     def _limit(self, task: Task) -> int:

@@ -33,6 +33,9 @@ __all__ = [
 
 COARSEST_SIDE = 64
 """Shorter side of the coarsest level under `levels: auto`, px: three taps under the tap rule."""
+LEVEL_GROWTH = 2
+"""Evaluations at a level over those at the coarser one; as many at both leave the finer one short
+(measured: benchmarks/convergence)."""
 DEFAULT_LANES = 8
 """Lanes unless the caller says how many."""
 NO_CHECKPOINTS: Mapping[int, TaskCheckpoint] = MappingProxyType({})
@@ -154,11 +157,26 @@ def make_batches(
     for size in sizes:
         network.resolve_taps(config.taps, *size)
     network.resolve_taps("reference", *full)
-    costs = [math.prod(size) / math.prod(full) for size in sizes]
+    finer_costs = compute_finer_costs(sizes)
     return [
-        LaneBatch(network, config, size, full_size=full, finer_cost=sum(costs[level + 1 :]))
-        for level, size in enumerate(sizes)
+        LaneBatch(network, config, size, full_size=full, finer_cost=finer_cost)
+        for size, finer_cost in zip(sizes, finer_costs, strict=True)
     ]
+
+
+def compute_finer_costs(sizes: Sequence[tuple[int, int]]) -> list[float]:
+    """What all finer levels spend for one evaluation at a level, in evaluations at full size.
+
+    Every level gets LEVEL_GROWTH times as many evaluations as the coarser one.
+
+    Args:
+        sizes: (height, width) of every level, the finest last.
+    """
+    costs = [math.prod(size) / math.prod(sizes[-1]) for size in sizes]
+    finer_costs = [0.0]
+    for cost in reversed(costs[1:]):
+        finer_costs.insert(0, LEVEL_GROWTH * (cost + finer_costs[0]))
+    return finer_costs
 
 
 def _validate_checkpoints(
