@@ -2,7 +2,8 @@
 
     python -m benchmarks.roofline [--size 256] [--weights hed] [--device cuda] [--lanes 1,2,4]
 
-A tick is one `lbfgs_step` of all lanes at full size, with a full history. It is set against the
+A tick is one `lbfgs_step` of all lanes at full size, with a full history and, as the preset has
+them, weights by sensitivity. It is set against the
 bare convolutions of its own forward and backward pass, each called with the tensors that the
 network gives it, and against a large matrix product of the same dtype. FLOP are those that
 `torch.utils.flop_counter` counts: of convolutions and matrix products, two per multiplication.
@@ -15,7 +16,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -31,7 +32,7 @@ from benchmarks.environment import describe_environment
 from pipeline.calibration import memory_bytes
 from texsynth import SynthesisConfig, TextureNetwork, TextureObjective, load_network, synthesize
 from texsynth.config import PresetName
-from texsynth.gram import compute_gram, gram_term
+from texsynth.gram import GramMetric, compute_gram, gram_term
 from texsynth.lbfgs import LBFGSState, lbfgs_init, lbfgs_select, lbfgs_step
 from texsynth.memory import SHARE_OF_FREE_MEMORY, estimate_lane_bytes
 from texsynth.precision import exact_arithmetic
@@ -142,8 +143,8 @@ class Pieces:
     ) -> None:
         self._network = network
         self._config = config
-        self._objective = TextureObjective(network, exemplar.repeat(lanes, 1, 1, 1), config)
         same = torch.zeros(lanes, dtype=torch.int64, device=exemplar.device)
+        self._objective = make_objective(network, config, exemplar).select(same)
         self.state = lbfgs_select(lane, same)
         self._images = self.state.point.clone().requires_grad_()
         with torch.no_grad(), _Convolutions() as convolutions:
@@ -184,8 +185,10 @@ class Pieces:
 
     def gram(self) -> object:
         """The Gram terms of given maps, with gradients."""
-        pairs = zip(self._maps, self._targets, strict=True)
-        terms = torch.stack([gram_term(tap, target) for tap, target in pairs])
+        metric = self._objective._metric
+        metrics: Sequence[GramMetric | None] = metric.gram if metric else [None] * len(self._maps)
+        triples = zip(self._maps, self._targets, metrics, strict=True)
+        terms = torch.stack([gram_term(*triple) for triple in triples])
         return torch.autograd.grad(terms.sum(), self._maps)
 
     def spectrum(self) -> object:
@@ -209,9 +212,19 @@ class Pieces:
         return self._matrix @ self._matrix
 
 
+def make_objective(
+    network: TextureNetwork, config: SynthesisConfig, exemplar: Images
+) -> TextureObjective:
+    """What one lane minimises, weighted as at the start if the config wants it."""
+    objective = TextureObjective(network, exemplar, config)
+    if config.weighting != "none":
+        objective.even_out(draw_starts(exemplar, [0], config.start))
+    return objective
+
+
 def make_lane(network: TextureNetwork, config: SynthesisConfig, exemplar: Images) -> LBFGSState:
     """One lane whose history is full, or that has had twice as many evaluations as fill it."""
-    objective = TextureObjective(network, exemplar, config)
+    objective = make_objective(network, config, exemplar)
     state = lbfgs_init(draw_starts(exemplar, [0], config.start), config.optimizer)
     for _ in range(2 * config.optimizer.history):
         state = lbfgs_step(state, objective.value_and_gradient, config.optimizer)

@@ -1,8 +1,9 @@
 """How much memory a lane takes, and how many lanes fit on a device.
 
 A lane keeps its optimiser's state and its targets at every level at once. Beside that, the most is
-alive at one of two moments, both at full size: as the Gram terms begin the backward pass, before
-any feature map is given back, or as a refilled lane has its old and its new history.
+alive at full size: as the backward pass comes to the layer where feature maps and gradients are
+most, or, if Gram matrices are large beside the maps, as the weights of a refilled lane are measured
+(`texsynth.sensitivity`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ STATE_VECTORS = 4
 """Images of an L-BFGS state beside its history: point, gradient, direction, best point."""
 EVALUATION_VECTORS = 2
 """Images that a step holds while it evaluates: the move and the trial point."""
-REFILL_VECTORS = 10
-"""Images that a refill holds beside the new history: those of the new state, of the merged one, and
-what the new state is made of (measured: benchmarks/roofline)."""
-GRADIENT_MAPS = 3.5
-"""Gradients that the Gram terms hold, in maps of the largest tap: those of the two factors of
-F F^T, their sum, and those of the smaller taps (measured: benchmarks/roofline)."""
+EVALUATION_GRADIENTS = 2
+"""Gradients that the backward pass holds at a layer beside those of the taps that it comes to
+later, in maps of that layer: of the features before and after the ReLU."""
+EVALUATION_MATRICES = 3
+"""Gram matrices of each tap that its term holds (measured: benchmarks/roofline)."""
+METRIC_MATRICES = 2
+"""Matrices of each tap that weight its term: the basis and the weights."""
+MEASURING_MATRICES = 9
+"""Matrices of each tap that are held as a lane's weights are measured, those that it is refilled
+with included (measured: tests/benchmarks/test_roofline.py, with one deep tap at 32 px)."""
 CPU_LANES = 4
 """Lanes on a CPU: its cores are busy with one, more only wait for each other's end."""
 MOST_LANES = 64
@@ -49,13 +54,12 @@ def estimate_lane_bytes(
     Raises:
         TapError: if a level is too small for its taps.
     """
-    kept = sum(
-        _state_bytes(config, size, STATE_VECTORS) + _target_bytes(network, config, size)
-        for size in sizes
-    )
+    kept = sum(_state_bytes(config, size) + _target_bytes(network, config, size) for size in sizes)
     finest = sizes[-1]
-    refill = _state_bytes(config, finest, REFILL_VECTORS) + _target_bytes(network, config, finest)
-    return kept + max(refill, _evaluation_bytes(network, config, finest))
+    measuring = MEASURING_MATRICES * _matrix_bytes(network, config, finest)
+    if config.weighting == "none":
+        measuring = 0
+    return kept + max(measuring, _evaluation_bytes(network, config, finest))
 
 
 def choose_lanes(
@@ -81,32 +85,50 @@ def choose_lanes(
     return max(1, min(MOST_LANES, int(SHARE_OF_FREE_MEMORY * free_bytes) // lane_bytes))
 
 
-def _state_bytes(config: SynthesisConfig, size: tuple[int, int], vectors: int) -> int:
-    """So many images and the history: two vectors a pair, and their products."""
+def _state_bytes(config: SynthesisConfig, size: tuple[int, int]) -> int:
+    """Its images and the history: two vectors a pair, and their products."""
     pairs = config.optimizer.history
     unknowns = 3 * math.prod(size)
-    return FLOAT_BYTES * (vectors + 2 * pairs) * unknowns + DOUBLE_BYTES * 2 * pairs**2
+    return FLOAT_BYTES * (STATE_VECTORS + 2 * pairs) * unknowns + DOUBLE_BYTES * 2 * pairs**2
 
 
 def _target_bytes(network: TextureNetwork, config: SynthesisConfig, size: tuple[int, int]) -> int:
-    """The taps' Gram matrices, and the half spectrum: three complex channels, or magnitudes."""
+    """The Gram matrices with their weights, and the spectrum.
+
+    Of that one half is kept, three complex channels of it or magnitudes.
+    """
     height, width = size
     numbers = {"none": 0, "gray": 1, "colour": 6}[config.spectrum] * height * (width // 2 + 1)
+    matrices = 1 + (METRIC_MATRICES if config.weighting != "none" else 0)
+    return FLOAT_BYTES * numbers + matrices * _matrix_bytes(network, config, size)
+
+
+def _matrix_bytes(network: TextureNetwork, config: SynthesisConfig, size: tuple[int, int]) -> int:
+    """One Gram matrix of every tap."""
     maps = _maps(network, size)
-    numbers += sum(maps[tap][0] ** 2 for tap in network.resolve_taps(config.taps, height, width))
-    return FLOAT_BYTES * numbers
+    taps = network.resolve_taps(config.taps, *size)
+    return FLOAT_BYTES * sum(maps[tap][0] ** 2 for tap in taps)
 
 
 def _evaluation_bytes(
     network: TextureNetwork, config: SynthesisConfig, size: tuple[int, int]
 ) -> int:
-    """What a step holds as the backward pass begins: all feature maps, gradients of the taps."""
+    """What a step holds as the backward pass comes to the layer where that is most.
+
+    Alive are the maps up to that layer and the gradients of the Gram terms of all taps before it.
+    """
     taps = network.resolve_taps(config.taps, *size)
-    maps = _maps(network, size)
-    names = list(maps)
-    kept = [math.prod(maps[name]) for name in names[: names.index(taps[-1]) + 1]]
-    numbers = EVALUATION_VECTORS * 3 * math.prod(size) + sum(maps[tap][0] ** 2 for tap in taps)
-    return FLOAT_BYTES * (numbers + sum(kept) + round(GRADIENT_MAPS * max(kept)))
+    held = most = 0
+    for name, (channels, positions) in _maps(network, size).items():
+        numbers = channels * positions
+        held += numbers
+        most = max(most, held + EVALUATION_GRADIENTS * numbers)
+        if name == taps[-1]:
+            break
+        held += numbers if name in taps else 0
+    vectors = EVALUATION_VECTORS * 3 * math.prod(size)
+    matrices = EVALUATION_MATRICES * _matrix_bytes(network, config, size)
+    return FLOAT_BYTES * (vectors + most) + matrices
 
 
 def _maps(network: TextureNetwork, size: tuple[int, int]) -> dict[str, tuple[int, int]]:

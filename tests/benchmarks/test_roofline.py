@@ -12,7 +12,7 @@ from benchmarks import roofline
 from benchmarks.calibrate_hed import load_calibration_images
 from benchmarks.roofline import Pieces, count_flop, make_lane, measure_peak, time_runs
 from texsynth import LBFGSConfig, SynthesisConfig, TextureNetwork, TextureObjective, load_network
-from texsynth.config import PresetName
+from texsynth.config import PresetName, Weighting
 from texsynth.memory import estimate_lane_bytes
 from texsynth.synthesis import compute_levels
 
@@ -54,6 +54,15 @@ def test_a_lane_takes_the_memory_that_is_estimated(
     assert grown == pytest.approx(estimate, rel=0.15)
 
 
+@pytest.mark.parametrize("weighting", ["none", "sensitivity"])
+def test_so_does_one_whose_gram_matrices_are_large_beside_its_maps(weighting: Weighting) -> None:
+    config = dataclasses.replace(config_of(), levels=1, taps=("pool4",), weighting=weighting)
+    deep, exemplar = load_network("random:0"), load_calibration_images(32)[:1]
+    peaks = [measure_peak(deep, config, exemplar, lanes) for lanes in (1, 3)]
+    grown = (peaks[1] - peaks[0]) / 2
+    assert grown == pytest.approx(estimate_lane_bytes(deep, config, [(32, 32)]), rel=0.15)
+
+
 def test_the_history_of_a_tick_is_full_and_its_parts_leave_it_alone(pieces: Pieces) -> None:
     def stored() -> list[int]:
         return pieces.state.history.stored.tolist()
@@ -76,10 +85,12 @@ def test_the_parts_have_the_flop_of_the_whole(pieces: Pieces, network: TextureNe
     convolutions = 2 * 2 * 9 * (3 * 64 + 64 * 64) * positions
     assert count_flop(pieces.convolutions) == convolutions
     assert count_flop(pieces.network) == convolutions
-    grams = 3 * 2 * 64**2 * (positions + positions // 4)
+    # Forward and the closed gradient, and the products with the basis and its transpose.
+    grams = 2 * 2 * 64**2 * (positions + positions // 4) + 2 * 4 * 2 * 64**3 * LANES
     assert count_flop(pieces.gram) == grams
     # The counter refuses `grad` of a leaf that a module was called with.
     objective = TextureObjective(network, torch.rand(LANES, 3, SIDE, SIDE), config_of())
+    objective.even_out(pieces.state.point)
     objective.network = network.forward
     assert count_flop(lambda: objective.value_and_gradient(pieces.state.point)) == (
         convolutions + grams

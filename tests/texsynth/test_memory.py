@@ -10,6 +10,8 @@ import torch
 from texsynth import LBFGSConfig, SynthesisConfig, TapError, TextureNetwork
 from texsynth.memory import (
     CPU_LANES,
+    EVALUATION_MATRICES,
+    METRIC_MATRICES,
     MOST_LANES,
     SHARE_OF_FREE_MEMORY,
     choose_lanes,
@@ -51,23 +53,45 @@ def test_a_gpu_is_asked_for_its_free_memory(network: TextureNetwork) -> None:
     assert choose_lanes(on_gpu, config_of(), sizes) == pytest.approx(expected, abs=1)
 
 
-def test_a_pair_of_a_long_history_is_two_images_at_each_level_and_two_more_for_a_refill(
-    network: TextureNetwork,
-) -> None:
+def test_a_pair_of_the_history_is_two_images_at_each_level(network: TextureNetwork) -> None:
     one, two = (estimate_lane_bytes(network, config_of(history), SIZES) for history in (500, 501))
-    images = 4 * 3 * (32 * 48 + 2 * 64 * 96)
-    products = 3 * 2 * 8 * (501**2 - 500**2)
+    images = 4 * 3 * (32 * 48 + 64 * 96)
+    products = 2 * 2 * 8 * (501**2 - 500**2)
     assert two - one == 2 * images + products
 
 
-def test_activations_count_to_the_deepest_tap_and_no_further(network: TextureNetwork) -> None:
+def test_the_backward_pass_holds_most_where_maps_and_gradients_are_most(
+    network: TextureNetwork,
+) -> None:
     def estimate(*taps: str) -> int:
-        return estimate_lane_bytes(network, config_of(1, taps=taps, spectrum="none"), [(64, 96)])
+        config = config_of(1, taps=taps, spectrum="none", weighting="none")
+        return estimate_lane_bytes(network, config, [(64, 96)])
 
-    # relu1_2 is as large as relu1_1, pool1 a quarter of it; 3 Gram matrices: kept, saved, refilled.
-    assert estimate("relu1_2") - estimate("relu1_1") == 4 * 64 * 64 * 96
-    assert estimate("pool1") - estimate("relu1_2") == 4 * 16 * 64 * 96
-    assert estimate("relu1_1", "pool1") - estimate("pool1") == 4 * 2 * 64**2
+    whole = 4 * 64 * 64 * 96
+    # relu1_2 is as large as relu1_1: one map more is held.
+    assert estimate("relu1_2") - estimate("relu1_1") == whole
+    # pool1 is a quarter: as its gradient comes by, less is held than at relu1_2.
+    assert estimate("pool1") == estimate("relu1_2")
+    # At relu2_2: two maps of 64 channels, and at a quarter of the size 64 and twice 128, whose
+    # gradients are two more, instead of two of 64 with two gradients; another Gram matrix, too.
+    matrices = 4 * (1 + EVALUATION_MATRICES) * (128**2 - 64**2)
+    assert estimate("pool2") - estimate("pool1") == 0.25 * whole + matrices
+    # The gradient of a shallow tap waits for that of the deep one; and its Gram matrices.
+    matrices = 4 * (1 + EVALUATION_MATRICES) * 64**2
+    assert estimate("relu1_1", "pool1") - estimate("pool1") == whole + matrices
+
+
+def test_weights_are_kept_at_each_level_and_count_if_matrices_are_most(
+    network: TextureNetwork,
+) -> None:
+    def estimate(side: int, weighting: Any) -> int:
+        config = config_of(1, taps=("relu1_1", "pool2"), weighting=weighting)
+        return estimate_lane_bytes(network, config, [(side // 2, side // 2), (side, side)])
+
+    matrix = 4 * (64**2 + 128**2)
+    weights = 2 * METRIC_MATRICES * matrix
+    assert estimate(128, "sensitivity") - estimate(128, "none") == weights
+    assert estimate(8, "sensitivity") - estimate(8, "none") > weights
 
 
 @pytest.mark.parametrize(("spectrum", "numbers"), [("none", 0), ("gray", 1), ("colour", 6)])
