@@ -4,6 +4,8 @@ Every line begins with `time` (ISO 8601, UTC) and `event`; the others depend on 
 
 * `session_begun`: session, host, pid, pending, weights, versions
 * `task`, once its row is committed: the columns TASK_COLUMNS; of `error` the first line
+* `block`, once the rows of a block are committed: actor, tasks, begun_at, seconds, of which
+  synthesis_seconds inside a synthesis
 * `problem`, a file that cannot be read: path, reason
 * `session_stopped` by a signal: session, signal; `session_failed`, with an error, and
   `session_ended`: session
