@@ -164,10 +164,11 @@ def test_optimize_takes_up_the_levels_that_a_time_limit_left(
     assert synthesizer.result is not None
     assert synthesizer.result.stop_reason == "time_limit"
     assert {point.side for point in synthesizer.losses} == {16}
-    synthesizer.optimize(5)
+    synthesizer.optimize(4.5)
     assert synthesizer.result.stop_reason == "budget"
     assert synthesizer.losses[-1].side == 32
-    assert synthesizer.result.evaluations == 30 / 4 + 5
+    # Thirty of the coarse level and two more, and four of the fine.
+    assert synthesizer.result.evaluations == 32 / 4 + 4
 
 
 def test_an_interrupted_texture_can_be_taken_up(network: TextureNetwork) -> None:
