@@ -102,12 +102,18 @@ def _measure_answers(
 ) -> list[GramMatrix]:
     """Mean square answers of every tap's Gram entries, in its basis."""
     generator = torch.Generator().manual_seed(PROBE_SEED)
-    before = [compute_gram(tap) for tap in network(images, taps)]
+    before = _compute_grams(network, taps, images)
     answers = [torch.zeros_like(gram) for gram in before]
     for _ in range(PROBES):
         noise = torch.randn(images.shape[1:], generator=generator).to(images)
-        after = network(images + PROBE_STEP * noise, taps)
-        for answer, gram, tap, basis in zip(answers, before, after, bases, strict=True):
-            change = (compute_gram(tap) - gram) / PROBE_STEP
+        after = _compute_grams(network, taps, images + PROBE_STEP * noise)
+        for answer, gram, moved, basis in zip(answers, before, after, bases, strict=True):
+            change = (moved - gram) / PROBE_STEP
             answer += (basis.mT @ change @ basis).square() / PROBES
     return answers
+
+
+def _compute_grams(
+    network: TextureNetwork, taps: Sequence[str], images: Images
+) -> list[GramMatrix]:
+    return [compute_gram(tap) for tap in network(images, taps)]
