@@ -26,7 +26,7 @@ from texsynth.config import Weighting
 from texsynth.lanes import LaneBatch
 from texsynth.sensitivity import PROBE_COST
 from texsynth.start import draw_starts
-from texsynth.synthesis import compute_levels
+from texsynth.synthesis import compute_finer_costs, compute_levels
 from texsynth.tasks import CURVE_POINTS, Task
 
 MakeNetwork = Callable[..., TextureNetwork]
@@ -213,6 +213,22 @@ def test_every_finer_level_gets_twice_as_many_evaluations(network: TextureNetwor
     spent = {point.side: point.evaluations for point in result.loss_curve}
     # 16 / 16 + 32 / 4 + 64 = 73.
     assert spent == {16: 1, 32: 9, 64: 73}
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("size", [(64, 64), (33, 47)])
+def test_finer_costs_are_of_two_evaluations_then_four(size: tuple[int, int], levels: int) -> None:
+    sizes = compute_levels(dataclasses.replace(CONFIG, levels=levels), *size)
+    expected = []
+    for level in range(levels):
+        evaluations, pixels = 1, 0
+        for height, width in sizes[level + 1 :]:
+            evaluations *= 2
+            pixels += evaluations * height * width
+        expected.append(pixels / math.prod(size))
+    assert compute_finer_costs(sizes) == pytest.approx(expected)
+    if size == (64, 64):
+        assert expected == [2 / 4 + 4, 2, 0][-levels:]
 
 
 @pytest.mark.parametrize("levels", [1, 2])
