@@ -17,7 +17,7 @@ import torch
 
 from texsynth import SynthesisConfig, TextureNetwork, synthesize
 from texsynth.memory import SHARE_OF_FREE_MEMORY, estimate_lane_bytes
-from texsynth.sensitivity import PROBE_COST
+from texsynth.sensitivity import measuring_cost
 from texsynth.synthesis import compute_finer_costs
 
 CALIBRATION_S = 20.0
@@ -89,7 +89,7 @@ def compute_evaluations(config: SynthesisConfig, sizes: Sequence[tuple[int, int]
     counts: list[int] = []
     budget = config.evaluations
     for cost, finer_cost in zip(costs, compute_finer_costs(sizes), strict=True):
-        budget -= cost * (PROBE_COST if config.weighting != "none" else 0)
+        budget -= cost * measuring_cost(config)
         counts.append(max(1, math.floor(budget / (cost + finer_cost) + 1e-6)))
         budget -= counts[-1] * cost
     return counts

@@ -53,8 +53,8 @@ sends into processes of their own."""
 SPIN_COUNT = 30_000
 """Turns that an actor's OpenMP threads wait for each other before they sleep, which they do many
 times per evaluation: waking takes longer than the work between. libgomp's own 300,000 outlast a
-time slice, and burn the core of the thread that is waited for (measured:
-benchmarks/pipeline_overhead with GOMP_SPINCOUNT set)."""
+time slice, and burn the core of the thread that is waited for; docs/performance.md has what was
+seen."""
 POLL_SECONDS = 0.2
 """Between two looks of the driver at its signals."""
 STOP_GRACE_SECONDS = 120.0

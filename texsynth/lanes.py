@@ -19,7 +19,7 @@ from texsynth.images import resize
 from texsynth.lbfgs import LBFGSState, lbfgs_init, lbfgs_restart, lbfgs_select, lbfgs_step
 from texsynth.objective import TextureObjective
 from texsynth.precision import exact_arithmetic
-from texsynth.sensitivity import PROBE_COST
+from texsynth.sensitivity import measuring_cost
 from texsynth.shapes import Images
 from texsynth.start import refine
 from texsynth.tasks import StopReason, Task, TaskCheckpoint
@@ -123,8 +123,7 @@ class LaneBatch:
         """A lane of the task, which from here on has begun, and what its preparation cost."""
         task.begin()
         task.objective_taps = self._network.resolve_taps(self._config.taps, *self._size)
-        if self._config.weighting != "none":
-            task.charge(self._cost * PROBE_COST)
+        task.charge(self._cost * measuring_cost(self._config))
         task.seconds += seconds
         return _Lane(task, self._limit(task))
 

@@ -1,18 +1,18 @@
 """How strongly each part of the loss answers to the image, and weights that even it out.
 
 Seen as a sum of squares, the loss has entries of very unequal slope: some entries of a Gram
-difference D answer to any change of the image a thousand times as strongly as others, and a method
-of descent spends its evaluations on them. With U the eigenvectors of the exemplar's Gram matrix of
+difference D answer to any change of the image far more strongly than others, and a method of
+descent spends its evaluations on them. With U the eigenvectors of the exemplar's Gram matrix of
 a tap, the mean square of the answer of entry (i, j) of U^T D U to white noise v is measured,
 
     d_ij = gram_weight * E[(U^T (G(x + h v) - G(x)) U / h)_ij^2],   |J_ij|^2 of a Jacobian J,
 
 and the entry counts w_ij = (1 + d_ij / (FLOOR * d_max))^(-1/2) times. The spectrum term and the
 range penalty, whose slopes are known, are weighted alike. All weights lie in (0, 1], so the loss
-has the same zeros; every entry falls at a like rate, and so does the loss as it was. It is the
-Jacobi preconditioner of the normal equations in the space of residuals (Saad, "Iterative Methods
-for Sparse Linear Systems", 2003, section 9.5), with half its exponent; constants measured:
-benchmarks/convergence.
+has the same zeros; its entries are to fall at like rates. It is the Jacobi preconditioner of the
+normal equations in the space of residuals (Saad, "Iterative Methods for Sparse Linear Systems",
+2003, section 9.5), with half its exponent. What it brings, and what other values of FLOOR and
+PROBES do: benchmarks/convergence.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ SLOPES_OF_SPECTRUM: dict[Spectrum, float] = {"none": 0.0, "gray": 0.22, "colour"
 in colour."""
 PROBE_COST = (PROBES + 1) / 2
 """Evaluations that measuring costs: a forward pass is half of one."""
+
+
+def measuring_cost(config: SynthesisConfig) -> float:
+    """Evaluations at a level that go to measuring its weights; 0 where there are none."""
+    return 0.0 if config.weighting == "none" else PROBE_COST
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ def refine(images: Images, exemplars: Images, seeds: Sequence[int]) -> Images:
     """Images at a finer level: enlarged, with random-phase detail, and with the exact spectrum.
 
     The detail is that of a random-phase image of the exemplar which the coarser level cannot hold.
-    Projected onto the exemplar's spectrum, the image begins the level with a loss tens of times
-    lower than enlarged alone (measured: benchmarks/convergence).
+    Projected onto the exemplar's spectrum, the image has no spectrum term to begin the level with;
+    what that brings beside enlarging alone: benchmarks/convergence.
 
     Args:
         images: [B, 3, h, w], of the coarser level.
