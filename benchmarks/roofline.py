@@ -23,14 +23,14 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.calibrate_hed import load_calibration_images
 from benchmarks.environment import describe_environment
+from benchmarks.lane_memory import measure_peak
 from pipeline.calibration import memory_bytes
-from texsynth import SynthesisConfig, TextureNetwork, TextureObjective, load_network, synthesize
+from texsynth import SynthesisConfig, TextureNetwork, TextureObjective, load_network
 from texsynth.config import PresetName
 from texsynth.gram import GramMetric, compute_gram, gram_term
 from texsynth.lbfgs import LBFGSState, lbfgs_init, lbfgs_select, lbfgs_step
@@ -267,44 +267,6 @@ def time_runs(runs: Mapping[str, Run], seconds: float, device: torch.device) -> 
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def measure_peak(
-    network: TextureNetwork, config: SynthesisConfig, exemplar: Images, lanes: int
-) -> int:
-    """Bytes alive at once, at most, in a synthesis whose lanes are all taken, and taken again.
-
-    Those that torch's allocator has given out. A process on a CPU grows by more, and by another
-    amount in every run, because the C library keeps some of what is freed.
-
-    Args:
-        network: on the device; not counted.
-        config: one evaluation is made at every level.
-        exemplar: [1, 3, H, W].
-        lanes: B, for 2 B + 1 tasks: the last keeps all levels from giving back their lanes.
-    """
-    tasks = 2 * lanes + 1
-    exemplars = exemplar.expand(tasks, -1, -1, -1).cpu()
-    config = dataclasses.replace(config, evaluations=1)
-    device = network.device
-
-    def run() -> None:
-        list(synthesize(exemplars, range(tasks), config, network, lanes=lanes, device=device))
-
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as traced:
-        run()
-    profiler: Any = traced.profiler
-    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
-    total = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
-        highest = max(highest, total)
-    return highest
 
 
 class Roofline:

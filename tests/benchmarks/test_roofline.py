@@ -10,7 +10,8 @@ import torch
 
 from benchmarks import roofline
 from benchmarks.calibrate_hed import load_calibration_images
-from benchmarks.roofline import Pieces, count_flop, make_lane, measure_peak, time_runs
+from benchmarks.lane_memory import measure_peak
+from benchmarks.roofline import Pieces, count_flop, make_lane, time_runs
 from texsynth import LBFGSConfig, SynthesisConfig, TextureNetwork, TextureObjective, load_network
 from texsynth.config import PresetName, Weighting
 from texsynth.memory import estimate_lane_bytes
