@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -28,12 +26,12 @@ import texsynth.sensitivity
 import texsynth.synthesis
 from benchmarks.copies import measure_copies
 from benchmarks.environment import describe_environment
+from benchmarks.exemplars import add_options, load_exemplars
 from benchmarks.time_to_loss import SAME_FUNCTION, Measure, geometric_mean, run_ours
 from texsynth import (
     LBFGSConfig,
     SynthesisConfig,
     TextureNetwork,
-    load_exemplar,
     load_network,
 )
 from texsynth.images import resize
@@ -100,14 +98,9 @@ def losses_of(
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--exemplars", type=Path, required=True, help="folder of images")
-    parser.add_argument("--pattern", default="*.*", help="which files of the folder")
-    parser.add_argument("--weights", default="hed")
-    parser.add_argument("--size", type=int, default=64, help="px")
+    add_options(parser, size=64)
     parser.add_argument("--evaluations", type=float, default=150, help="budget")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, help="of torch")
-    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 
@@ -116,17 +109,14 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    paths = sorted(arguments.exemplars.glob(arguments.pattern))
-    if not paths:
-        sys.exit(f"no {arguments.pattern} in {arguments.exemplars}")
-    exemplars = [load_exemplar(path, arguments.size) for path in paths]
+    exemplars = load_exemplars(arguments)
     network = load_network(arguments.weights, device=arguments.device)
     spent = [round(share * arguments.evaluations) for share in SHARES]
     print("\n".join(["# What each part of the optimiser brings", "", *describe_environment()]))
     print(
         f"* weights: {network.weights_id}; {arguments.size} px; {arguments.seeds} seeds of ", end=""
     )
-    print(", ".join(path.stem.removeprefix("exemplar_") for path in paths), end="\n\n")
+    print(", ".join(exemplars), end="\n\n")
     print(f"| variant | {' | '.join(f'at {count}' for count in spent)} | last / ours | copies |")
     print("| --- |" + " ---: |" * (len(SHARES) + 2))
     rows: dict[str, list[float]] = {}
@@ -136,7 +126,7 @@ def main() -> None:
         with patched(constants):
             found = [
                 losses_of(network, exemplar, config, seed)
-                for exemplar in exemplars
+                for exemplar in exemplars.values()
                 for seed in range(arguments.seeds)
             ]
         columns = zip(*(losses for losses, _ in found), strict=True)

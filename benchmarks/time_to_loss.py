@@ -31,12 +31,12 @@ from torch import Tensor
 
 from benchmarks.copies import CopyMeasures, measure_copies
 from benchmarks.environment import describe_environment
+from benchmarks.exemplars import add_options, load_exemplars
 from benchmarks.reference_algorithm import ReferenceAlgorithm
 from texsynth import (
     SynthesisConfig,
     TextureNetwork,
     TextureObjective,
-    load_exemplar,
     load_network,
     prepare_synthesis,
     synthesize,
@@ -306,18 +306,13 @@ def load_comparisons(paths: Iterable[Path]) -> list[Comparison]:
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--exemplars", type=Path, required=True, help="folder of images")
-    parser.add_argument("--pattern", default="*.*", help="which files of the folder")
-    parser.add_argument("--weights", default="hed")
+    add_options(parser, size=128)
     parser.add_argument("--preset", choices=get_args(PresetName), default="default")
-    parser.add_argument("--size", type=int, default=128, help="px")
     parser.add_argument("--epochs", type=int, default=50, help="of the baseline, 20 at least")
     parser.add_argument("--long-epochs", type=int, default=250, help="on the first exemplars")
     parser.add_argument("--long", type=int, default=0, help="how many those are")
     parser.add_argument("--equal-epoch", type=int, choices=EPOCHS, default=20)
     parser.add_argument("--share", type=float, default=0.4, help="of the baseline's evaluations")
-    parser.add_argument("--threads", type=int, help="of torch, for both")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write all marks here")
     return parser.parse_args()
 
@@ -327,9 +322,7 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    paths = sorted(arguments.exemplars.glob(arguments.pattern))
-    if not paths:
-        sys.exit(f"no {arguments.pattern} in {arguments.exemplars}")
+    exemplars = load_exemplars(arguments)
     if arguments.epochs < arguments.equal_epoch:
         sys.exit(f"--epochs {arguments.epochs}, expected at least {arguments.equal_epoch}")
     network = load_network(arguments.weights, device=arguments.device)
@@ -339,10 +332,8 @@ def main() -> None:
         f"{arguments.size} px; one lane; budget of ours {arguments.share} of the evaluations",
     ]
     comparisons: list[Comparison] = []
-    for number, path in enumerate(paths):
-        exemplar = load_exemplar(path, arguments.size)
+    for number, (name, exemplar) in enumerate(exemplars.items()):
         epochs = arguments.long_epochs if number < arguments.long else arguments.epochs
-        name = path.stem.removeprefix("exemplar_")
         comparisons.append(compare(name, exemplar, network, arguments, epochs))
         print(f"{name}: done", file=sys.stderr, flush=True)
         if arguments.json:
