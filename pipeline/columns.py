@@ -103,7 +103,11 @@ LOSS = (
     ),
     Column("float_spectrum_loss", FLOAT, "Spectrum term of `float_loss`; null without it."),
     Column("delivered_spectrum_loss", FLOAT, "Spectrum term of `delivered_loss`; null without it."),
-    Column("objective_loss", FLOAT, "The minimised objective at the result; null without one."),
+    Column(
+        "objective_loss",
+        FLOAT,
+        "The minimised objective at the end, range penalty included; null without one.",
+    ),
     Column("objective_taps", pa.list_(STRING), "Taps of the minimised objective at full size."),
     Column("loss_threshold", FLOAT, "What counts as a good loss; null where none applies."),
     Column(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 """Raised whenever the same settings give other textures; part of a run's fingerprint."""
 REFERENCE_TAPS = ("relu1_1", "pool1", "pool2", "pool3", "pool4", "pool5")
 REFERENCE_SIDE = 256
@@ -92,6 +92,8 @@ class SynthesisConfig:
         spectrum: `gray` constrains the luminance, `colour` the three channels by one common phase.
         spectrum_weight: factor of half the squared distance to the images that have the exemplar's
             spectrum.
+        clamp: minimise the loss of the image with its pixels clamped to [0, 1], as it is stored;
+            the range penalty alone knows where they are, and brings them back.
         range_weight: factor of the squared distance of the pixels to [0, 1]; 0 leaves them free.
         weighting: of the single entries of the loss while it is minimised: `none`, or by
             `sensitivity`, how strongly each answers to the image (`texsynth.sensitivity`): the same
@@ -113,6 +115,7 @@ class SynthesisConfig:
     gram_weight: float = 1e9
     spectrum: Spectrum = "colour"
     spectrum_weight: float = 1e5
+    clamp: bool = True
     range_weight: float = 1e5
     weighting: Weighting = "sensitivity"
     start: Start = "random_phase"
@@ -139,6 +142,12 @@ class SynthesisConfig:
             object.__setattr__(self, "taps", tuple(self.taps))
         for name in ("gram_weight", "spectrum_weight", "range_weight", "plateau_tolerance"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        _require(
+            self.range_weight > 0 or not self.clamp,
+            "range_weight",
+            self.range_weight,
+            "above 0 with clamp, or pixels outside [0, 1] would never return",
+        )
         _require_choice("spectrum", self.spectrum, ("none", "gray", "colour"))
         _require_choice("weighting", self.weighting, ("none", "sensitivity"))
         _require_choice("start", self.start, ("noise", "random_phase"))
@@ -173,6 +182,7 @@ class SynthesisConfig:
         reference: dict[str, Any] = {
             "taps": "reference",
             "spectrum": "gray",
+            "clamp": False,
             "range_weight": 0.0,
             "weighting": "none",
             "start": "noise",

@@ -264,7 +264,9 @@ class LaneBatch:
         if self._state is None:
             return
         lane.ended = True
-        lane.task.image = self._images(self._state)[number].detach().clone()
+        image = self._images(self._state)[number].detach()
+        lane.task.out_of_range = float(((image < 0) | (image > 1)).float().mean())
+        lane.task.image = image.clamp(0, 1) if self._config.clamp else image.clone()
         best = self._config.keep_best
         lane.task.objective_loss = reading.best_value if best else reading.value
         lane.task.stop_reason = stop_reason

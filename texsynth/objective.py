@@ -3,7 +3,8 @@
 total = sum over taps of 1e9 * sum((G - G_exemplar)^2) + 1e5 * spectrum term
       + 1e5 * sum(max(x - 1, 0)^2 + max(-x, 0)^2)
 
-with the weights of a `SynthesisConfig`. Targets are computed once per exemplar, under `no_grad`.
+with the weights of a `SynthesisConfig`; where it says `clamp`, all but the last term are of x
+clamped to [0, 1], so that the loss of the stored image is what falls. Targets are computed once per exemplar, under `no_grad`.
 What is minimised may weight the parts of the sums otherwise (`texsynth.sensitivity`); what is
 reported is always this.
 """
@@ -94,7 +95,7 @@ class TextureObjective:
             images: [B, 3, H, W], where a descent begins.
         """
         self._metric = measure_metric(
-            self.network, self.taps, self._gram_targets, images, self.config
+            self.network, self.taps, self._gram_targets, self._seen(images), self.config
         )
 
     def value_and_gradient(self, images: Images) -> tuple[PerLane, Images]:
@@ -144,9 +145,10 @@ class TextureObjective:
                 f"images are {list(images.shape)}, expected {[self.lanes, 3, *self.size]}"
             )
         metrics = [None] * len(self.taps) if metric is None else metric.gram
-        triples = zip(self.network(images, self.taps), self._gram_targets, metrics, strict=True)
+        seen = self._seen(images)
+        triples = zip(self.network(seen, self.taps), self._gram_targets, metrics, strict=True)
         gram = torch.stack([gram_term(*triple) for triple in triples], dim=1)
-        spectrum, outside = self._spectrum_term(images), self._range_term(images)
+        spectrum, outside = self._spectrum_term(seen), self._range_term(images)
         return LossTerms(
             gram=self.config.gram_weight * gram,
             spectrum=spectrum if metric is None else metric.spectrum * spectrum,
@@ -167,6 +169,10 @@ class TextureObjective:
             return grams, compute_spectrum(luminance(exemplars)).abs()
         return grams, compute_spectrum(exemplars)
 
+    def _seen(self, images: Images) -> Images:
+        """What all terms but the range penalty are of."""
+        return images.clamp(0, 1) if self.config.clamp else images
+
     def _spectrum_term(self, images: Images) -> PerLane:
         if self._spectrum_target is None:
             return images.new_zeros(len(images))
@@ -177,7 +183,7 @@ class TextureObjective:
         return self.config.spectrum_weight * term
 
     def _range_term(self, images: Images) -> PerLane:
-        """Smooth, so that the curvature pairs stay useful; clamping would break them."""
+        """Its gradient is continuous, and the only one that a pixel has far outside."""
         if self.config.range_weight == 0:
             return images.new_zeros(len(images))
         outside = images - images.clamp(0, 1)

@@ -41,17 +41,18 @@ class SynthesisResult:
 
     Args:
         index: which of the exemplars given to `synthesize` it belongs to.
-        image: float32 [3, H, W] as optimised; may leave [0, 1].
+        image: float32 [3, H, W] as optimised; may leave [0, 1] unless the config says `clamp`.
         image_8bit: uint8 [3, H, W], clamped and rounded: what is stored.
         float_loss, delivered_loss: reference loss of the one and of the other.
         taps: of the reference loss, in the order of its Gram terms.
-        objective_loss: value of what was minimised at the last level, at the image.
+        objective_loss: value of what was minimised at the last level, at the image before any
+            clamping.
         objective_taps: taps of what was minimised at the last level.
         evaluations: spent, in evaluations at full size.
         iterations: accepted L-BFGS steps, of all levels.
         stop_reason: why the last level ended.
         loss_curve: at most 64 points over all levels.
-        out_of_range: share of the values of `image` outside [0, 1].
+        out_of_range: share of the values outside [0, 1] before any were clamped.
         seconds: wall-clock time on a lane, which the lanes beside it shared.
         resumed_at: evaluations at full size at which it went on from a checkpoint.
     """
@@ -101,7 +102,7 @@ def finish_task(task: Task, network: TextureNetwork) -> SynthesisResult:
         iterations=task.iterations,
         stop_reason=task.stop_reason or "budget",
         loss_curve=tuple(task.curve),
-        out_of_range=float(((image < 0) | (image > 1)).float().mean()),
+        out_of_range=task.out_of_range,
         seconds=task.seconds,
         resumed_at=task.resumed_at,
     )

@@ -98,6 +98,7 @@ class Task:
     limit_from_s: float = 0.0
     objective_loss: float = math.inf
     objective_taps: tuple[str, ...] = ()
+    out_of_range: float = 0.0
     stop_reason: StopReason | None = None
     curve: list[CurvePoint] = field(default_factory=list)
     readings: list[tuple[int, float]] = field(default_factory=list)

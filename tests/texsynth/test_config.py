@@ -17,6 +17,7 @@ def test_reference_preset_is_the_public_implementation() -> None:
         gram_weight=1e9,
         spectrum="gray",
         spectrum_weight=1e5,
+        clamp=False,
         range_weight=0.0,
         weighting="none",
         start="noise",
@@ -35,6 +36,7 @@ def test_default_preset_is_the_default() -> None:
     assert (config.range_weight, config.spectrum_weight, config.gram_weight) == (1e5, 1e5, 1e9)
     assert config.levels == "auto"
     assert config.keep_best
+    assert config.clamp
     assert (config.optimizer.line_search, config.optimizer.history) == ("armijo", 100)
 
 
@@ -59,6 +61,11 @@ def test_unknown_preset_names_the_presets() -> None:
         ("spectrum_weight", -1e-9, "at least 0"),
         ("spectrum_weight", math.nan, "at least 0"),
         ("range_weight", -1.0, "at least 0"),
+        (
+            "range_weight",
+            0.0,
+            "above 0 with clamp, or pixels outside [0, 1] would never return",
+        ),
         ("plateau_tolerance", -0.1, "at least 0"),
         ("spectrum", "color", "one of none, gray, colour"),
         ("start", "exemplar", "one of noise, random_phase"),

@@ -248,7 +248,7 @@ def test_a_lane_in_recovery_reports_the_loss_of_the_point_it_is_at(
         return (value * torch.nan if count == 10 else value), gradient
 
     monkeypatch.setattr(TextureObjective, "value_and_gradient", once_nan)
-    config = dataclasses.replace(CONFIG, keep_best=keep_best)
+    config = dataclasses.replace(CONFIG, clamp=False, keep_best=keep_best)
     batch = batch_of(network, config)
     task = task_of(budget=10)
     batch.admit([task])

@@ -18,7 +18,7 @@ SPECTRA = ["none", "gray", "colour"]
 def config_of(**changes: Any) -> SynthesisConfig:
     """Weights that make all three terms matter at these sizes."""
     settings = {"taps": TAPS, "gram_weight": 1e3, "spectrum_weight": 10.0, "range_weight": 10.0}
-    return SynthesisConfig(**(settings | changes))
+    return SynthesisConfig(**({"clamp": False} | settings | changes))
 
 
 def slow_terms(
@@ -122,6 +122,33 @@ def test_range_term_counts_what_lies_outside(
     free = TextureObjective(network, exemplars, config_of(range_weight=0.0))(images)
     assert free.range.item() == 0
     assert torch.equal(free.gram, terms.gram)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_with_clamp_all_but_the_range_term_are_of_the_clamped_image(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str
+) -> None:
+    exemplars, images = draw_images(2, 16, 16), 1.5 * draw_images(2, 16, 16, seed=1) - 0.25
+    free = TextureObjective(network, exemplars, config_of(spectrum=spectrum))
+    clamped = TextureObjective(network, exemplars, config_of(spectrum=spectrum, clamp=True))
+    terms, expected = clamped(images), free(images.clamp(0, 1))
+    assert torch.equal(terms.gram, expected.gram)
+    assert torch.equal(terms.spectrum, expected.spectrum)
+    assert torch.equal(terms.range, free(images).range)
+    assert (terms.range > 0).all()
+
+
+def test_with_clamp_a_pixel_outside_is_moved_by_the_range_term_alone(
+    network: TextureNetwork, draw_images: DrawImages
+) -> None:
+    exemplars, images = draw_images(1, 16, 16), 1.5 * draw_images(1, 16, 16, seed=1) - 0.25
+    objective = TextureObjective(network, exemplars, config_of(clamp=True, range_weight=8.0))
+    _, gradient = objective.value_and_gradient(images)
+    outside = (images < 0) | (images > 1)
+    excess = images - images.clamp(0, 1)
+    assert outside.any() and not outside.all()
+    assert torch.equal(gradient[outside], (16.0 * excess)[outside])
+    assert (gradient[~outside] != 0).all()
 
 
 @pytest.mark.parametrize("name", ["gram_weight", "spectrum_weight", "range_weight"])

@@ -284,9 +284,25 @@ def test_budget_is_kept_to_one_evaluation_per_level(
 # What comes back
 
 
+def test_with_clamp_the_result_is_inside_and_its_losses_are_of_what_is_stored(
+    network: TextureNetwork,
+) -> None:
+    exemplars = (3 * draw(1, 32, 48) - 1).clamp(0, 1)
+    config = dataclasses.replace(CONFIG, evaluations=20)
+    (free,) = run(exemplars, dataclasses.replace(config, clamp=False), network)
+    (clamped,) = run(exemplars, config, network)
+    assert clamped.image.min() == 0 and clamped.image.max() == 1
+    assert free.image.min() < 0 and free.image.max() > 1
+    assert free.out_of_range > 0.01 and clamped.out_of_range > 0.01
+    assert free.delivered_loss.total > 1.5 * free.float_loss.total
+    assert clamped.delivered_loss.total == pytest.approx(clamped.float_loss.total, rel=0.05)
+
+
 def test_a_result_is_measured_on_what_is_delivered(network: TextureNetwork) -> None:
     exemplars = draw(1, 32, 48)
-    config = dataclasses.replace(CONFIG, range_weight=0.0, start="noise", spectrum="gray")
+    config = dataclasses.replace(
+        CONFIG, clamp=False, range_weight=0.0, start="noise", spectrum="gray"
+    )
     (result,) = run(exemplars, config, network)
     image, stored = result.image[None], result.image_8bit[None]
     assert (image.dtype, stored.dtype) == (torch.float32, torch.uint8)
@@ -393,7 +409,7 @@ def test_start_is_where_the_task_begins(network: TextureNetwork) -> None:
 def test_drawn_starts_are_those_of_the_seeds(network: TextureNetwork, start: Any) -> None:
     config = dataclasses.replace(CONFIG, evaluations=1, start=start)
     results = run(draw(2), config, network, seeds=[5, 6])
-    expected = draw_starts(draw(2), [5, 6], start)
+    expected = draw_starts(draw(2), [5, 6], start).clamp(0, 1)
     torch.testing.assert_close(torch.stack([r.image for r in results]), expected, rtol=0, atol=0)
 
 
