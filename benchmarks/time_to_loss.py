@@ -47,7 +47,12 @@ from texsynth.precision import exact_arithmetic
 
 EPOCHS = (20, 50, 100, 250)
 EVALUATIONS_PER_EPOCH = 20
-SAME_FUNCTION: dict[str, Any] = {"spectrum": "gray", "clamp": False, "range_weight": 0.0}
+SAME_FUNCTION: dict[str, Any] = {
+    "spectrum": "gray",
+    "clamp": False,
+    "range_weight": 0.0,
+    "settle": False,
+}
 """What makes a preset minimise the baseline's function."""
 
 

@@ -64,7 +64,7 @@ class RunConfig(BaseModel):
         "auto", description="Textures that an actor works on at once."
     )
     actors: int | None = Field(
-        None, ge=1, description="Actors; default: one per GPU, else one on the CPU cores."
+        None, ge=1, description="Actors; default: one per GPU, else per core as far as memory goes."
     )
     device: str | None = Field(
         None,

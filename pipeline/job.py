@@ -27,12 +27,14 @@ from ray.util.metrics import Counter, Histogram
 
 from pipeline.actor import SynthesisActor
 from pipeline.attempts import load_attempts, running_here
+from pipeline.capacity import count_cpu_actors
 from pipeline.config import RunConfig
 from pipeline.isolation import prepare_block
 from pipeline.prepare import ExemplarSource
 from pipeline.rundir import RunDirectory
 from pipeline.runlog import RunLog
 from pipeline.session import POLL_SECONDS as SESSION_POLL_SECONDS
+from pipeline.spinning import bound_spinning
 from pipeline.tail import CommittedTasks
 from texsynth.config import ConfigError
 from texsynth.memory import CPU_LANES, MOST_LANES
@@ -49,12 +51,6 @@ BLOCK_BYTES = 2**26
 PREPARED_ROWS = 32
 """Tasks prepared at once: what the watchdog waits for, and what an image that kills its process
 sends into processes of their own."""
-
-SPIN_COUNT = 30_000
-"""Turns that an actor's OpenMP threads wait for each other before they sleep, which they do many
-times per evaluation: waking takes longer than the work between. libgomp's own 300,000 outlast a
-time slice, and burn the core of the thread that is waited for; docs/performance.md has what was
-seen."""
 POLL_SECONDS = 0.2
 """Between two looks of the driver at its signals."""
 STOP_GRACE_SECONDS = 120.0
@@ -251,7 +247,7 @@ def _start_ray(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+        bound_spinning()
     ray.init(
         address=address or "local",
         log_to_driver=address is not None,
@@ -283,9 +279,10 @@ def _plan_actors(config: RunConfig) -> tuple[int, dict[str, Any]]:
         if config.address is None and actors > gpus:
             raise ConfigError(f"actors is {actors}, expected at most {gpus}, one for each GPU here")
         return actors, {"num_gpus": 1}
-    if config.device is None and not _cpus_of_nodes():
+    nodes = _cpu_nodes()
+    if config.device is None and not nodes:
         raise ConfigError("device is None and no node has CPUs or GPUs yet, expected cpu or cuda")
-    actors = config.actors or 1
+    actors = config.actors or count_cpu_actors(config, nodes)
     cpus = _least_cpus()
     share = (cpus - SPARE_CPUS if cpus > SPARE_CPUS else cpus / 4) / _actors_on_a_node(actors)
     # Ray takes fractions below 1 to four digits, and whole numbers above.
@@ -297,17 +294,18 @@ def _threads_per_actor(actors: int) -> int:
 
 
 def _actors_on_a_node(actors: int) -> int:
-    return math.ceil(actors / max(1, len(_cpus_of_nodes())))
+    return math.ceil(actors / max(1, len(_cpu_nodes())))
 
 
-def _cpus_of_nodes() -> list[float]:
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    return [cpus for cpus in nodes if cpus]
+def _cpu_nodes() -> list[tuple[float, float]]:
+    """CPUs of every node that has any, and its memory as Ray counts it, bytes."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(node["CPU"], node.get("memory", 0.0)) for node in nodes if node.get("CPU")]
 
 
 def _least_cpus() -> float:
     """CPUs of the smallest node that has any."""
-    return min(_cpus_of_nodes(), default=1.0)
+    return min((cpus for cpus, _ in _cpu_nodes()), default=1.0)
 
 
 def _rows_per_block(config: RunConfig, pending: int, actors: int, *, gpu: bool) -> int:

@@ -6,6 +6,7 @@ The hours come from a calibration on this machine's device, with the lanes that 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import torch
 
 from pipeline.calibration import LevelPlan, calibrate, memory_bytes
+from pipeline.capacity import count_cpu_actors
 from pipeline.committed import read_committed
 from pipeline.config import RunConfig
 from pipeline.preflight import check_run
@@ -165,7 +167,10 @@ def _estimate(counts: dict[str, int], config: RunConfig, network: TextureNetwork
 def _count_actors(config: RunConfig, device: torch.device) -> tuple[int, int]:
     """Actors, and the devices that they keep busy: actors on CPUs share the cores of a machine."""
     on_gpu = device.type == "cuda"
-    actors = config.actors or (torch.cuda.device_count() if on_gpu else 1)
     if config.executor == "inline":
-        actors = 1
-    return actors, actors if on_gpu else 1
+        return 1, 1
+    if on_gpu:
+        actors = config.actors or torch.cuda.device_count()
+        return actors, actors
+    node = (os.cpu_count() or 1, SHARE_OF_FREE_MEMORY * memory_bytes(device))
+    return config.actors or count_cpu_actors(config, [node]), 1

@@ -98,6 +98,8 @@ class SynthesisConfig:
         weighting: of the single entries of the loss while it is minimised: `none`, or by
             `sensitivity`, how strongly each answers to the image (`texsynth.sensitivity`): the same
             zeros, reached sooner. No reported loss knows it.
+        settle: let the pixels settle on 8-bit values a part at a time at the end, where rounding
+            all at once would cost more than a few per cent (`texsynth.rounding`).
         start: `noise` is sigmoid(N(0, 1)); `random_phase` has the exemplar's spectrum and uniformly
             random phases, and so has the detail that every finer level adds.
         levels: images from coarse to fine, each twice the side of the one before; `auto` begins at
@@ -118,6 +120,7 @@ class SynthesisConfig:
     clamp: bool = True
     range_weight: float = 1e5
     weighting: Weighting = "sensitivity"
+    settle: bool = True
     start: Start = "random_phase"
     levels: int | Literal["auto"] = "auto"
     evaluations: float = 1000.0
@@ -185,6 +188,7 @@ class SynthesisConfig:
             "clamp": False,
             "range_weight": 0.0,
             "weighting": "none",
+            "settle": False,
             "start": "noise",
             "levels": 1,
             "evaluations": 10_000.0,

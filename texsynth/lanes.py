@@ -8,52 +8,35 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
 from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
 from texsynth.images import resize
-from texsynth.lbfgs import LBFGSState, lbfgs_init, lbfgs_restart, lbfgs_select, lbfgs_step
+from texsynth.lane import Lane, Reading, read_lanes
+from texsynth.lbfgs import (
+    Evaluate,
+    LBFGSState,
+    lbfgs_init,
+    lbfgs_reconsider,
+    lbfgs_restart,
+    lbfgs_select,
+    lbfgs_step,
+)
 from texsynth.objective import TextureObjective
 from texsynth.precision import exact_arithmetic
+from texsynth.rounding import (
+    STAGES,
+    TOLERANCE,
+    SettledPixels,
+    count_stage_evaluations,
+    round_values,
+)
 from texsynth.sensitivity import measuring_cost
 from texsynth.shapes import Images
 from texsynth.start import refine
 from texsynth.tasks import StopReason, Task, TaskCheckpoint
-
-READ_INTERVAL = 10
-"""Evaluations of a lane between two looks at its loss; the device is waited for only then."""
-
-
-@dataclass(eq=False)
-class _Lane:
-    """A task at this level and how many evaluations it may spend here in all."""
-
-    task: Task
-    limit: int
-    iterations: int = 0
-    ended: bool = False
-
-    @property
-    def next_reading(self) -> int:
-        """Evaluations at which it is looked at next: its own, so that no neighbour moves them."""
-        evaluations = self.task.level_evaluations
-        if evaluations == 0:
-            return 1
-        return min(self.limit, (evaluations // READ_INTERVAL + 1) * READ_INTERVAL)
-
-    def is_at(self, evaluations: int) -> bool:
-        """Whether it has had so many evaluations at this level."""
-        return self.task.level_evaluations == evaluations
-
-    def account(self, reading: _Reading, seconds: float) -> None:
-        """Add to the task what the device has told, and the time."""
-        self.task.iterations += reading.iterations - self.iterations
-        self.task.seconds += seconds
-        self.iterations = reading.iterations
 
 
 class LaneBatch:
@@ -82,9 +65,11 @@ class LaneBatch:
         self._size = size
         self._cost = math.prod(size) / math.prod(full_size)
         self._finer_cost = finer_cost
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
         self._objective: TextureObjective | None = None
         self._state: LBFGSState | None = None
+        self._settled: SettledPixels | None = None
+        self._settles = config.settle and size == full_size
 
     @property
     def running(self) -> list[Task]:
@@ -105,6 +90,7 @@ class LaneBatch:
         if self._objective is None or self._state is None:
             self._state = lbfgs_init(images, self._config.optimizer)
             self._objective = objective
+            self._settled = SettledPixels(images) if self._settles else None
             seconds = time.monotonic() - begun
             self._lanes = [self._occupy(task, seconds) for task in tasks]
             return
@@ -115,17 +101,31 @@ class LaneBatch:
         chosen = torch.tensor(free, device=images.device)
         self._objective.replace(chosen, objective)
         self._state = lbfgs_restart(self._state, chosen, images)
+        if self._settled is not None:
+            self._settled.release(chosen)
         seconds = time.monotonic() - begun
         for number, task in zip(free, tasks, strict=True):
             self._lanes[number] = self._occupy(task, seconds)
 
-    def _occupy(self, task: Task, seconds: float) -> _Lane:
+    def _occupy(self, task: Task, seconds: float) -> Lane:
         """A lane of the task, which from here on has begun, and what its preparation cost."""
         task.begin()
         task.objective_taps = self._network.resolve_taps(self._config.taps, *self._size)
         task.charge(self._cost * measuring_cost(self._config))
         task.seconds += seconds
-        return _Lane(task, self._limit(task))
+        lane = Lane(task, 0)
+        self._set_limit(lane, self._limit(task))
+        return lane
+
+    def _set_limit(self, lane: Lane, limit: int) -> None:
+        """Where it ends, or if its pixels are to settle before, where that is to begin."""
+        lane.stage, lane.reason = 0, None
+        left = limit - lane.task.level_evaluations
+        lane.stage_evaluations = count_stage_evaluations(left) if self._settles else 0
+        if lane.stage_evaluations:
+            # One evaluation says whether it is worth it.
+            limit -= STAGES * lane.stage_evaluations + 1
+        lane.limit = limit
 
     def _prepare(self, tasks: Sequence[Task]) -> tuple[Images, TextureObjective]:
         """Where the tasks begin at this level, and what they minimise here."""
@@ -164,6 +164,8 @@ class LaneBatch:
         chosen = torch.tensor(kept, device=self._network.device)
         self._objective = self._objective.select(chosen)
         self._state = lbfgs_select(self._state, chosen)
+        if self._settled is not None:
+            self._settled.select(chosen)
 
     def resume(self, evaluations: float) -> None:
         """Let all tasks go on from where they stopped, with their history.
@@ -171,9 +173,10 @@ class LaneBatch:
         Args:
             evaluations: to be spent from here on, at full size.
         """
+        self._release([number for number, lane in enumerate(self._lanes) if lane.stage])
         for lane in self._lanes:
             task = lane.task
-            lane.limit = task.level_evaluations + self._share(evaluations)
+            self._set_limit(lane, task.level_evaluations + self._share(evaluations))
             task.budget = task.spent + evaluations
             task.limit_from_s = task.seconds
             task.readings.clear()
@@ -199,17 +202,18 @@ class LaneBatch:
         if not running or self._objective is None or self._state is None:
             return []
         due_at = [lane.next_reading for lane in running]
+        evaluate: Evaluate = self._objective.value_and_gradient
+        if self._settled is not None:
+            evaluate = self._settled.hold(evaluate)
         begun = time.monotonic()
         with exact_arithmetic():
             while all(not lane.is_at(due) for lane, due in zip(running, due_at, strict=True)):
-                self._state = lbfgs_step(
-                    self._state, self._objective.value_and_gradient, self._config.optimizer
-                )
+                self._state = lbfgs_step(self._state, evaluate, self._config.optimizer)
                 for lane in running:
                     lane.task.spend(self._cost)
                 if interrupted():
                     break
-        readings = _read(self._state)
+        readings = read_lanes(self._state)
         seconds = time.monotonic() - begun
         ended = []
         due_of = dict(zip(running, due_at, strict=True))
@@ -218,9 +222,10 @@ class LaneBatch:
                 continue
             lane.account(reading, seconds)
             stop_reason = self._look_at(lane, reading) if lane.is_at(due_of[lane]) else None
-            if stop_reason is not None:
-                self._end(lane, number, reading, stop_reason)
-                ended.append(lane.task)
+            if stop_reason is None or self._settle(lane, number, reading, stop_reason):
+                continue
+            self._end(lane, number, reading, stop_reason)
+            ended.append(lane.task)
         return ended
 
     def _share(self, budget: float) -> int:
@@ -232,7 +237,7 @@ class LaneBatch:
         unspent = task.budget - task.spent + task.level_evaluations * self._cost
         return max(task.level_evaluations + 1, self._share(unspent))
 
-    def _look_at(self, lane: _Lane, reading: _Reading) -> StopReason | None:
+    def _look_at(self, lane: Lane, reading: Reading) -> StopReason | None:
         """Put a due reading on record; say why the lane ends with it, if it does."""
         task = lane.task
         task.record(reading.value, min(self._size))
@@ -242,7 +247,9 @@ class LaneBatch:
         if limit_s is not None and task.seconds - task.limit_from_s >= limit_s:
             return "time_limit"
         if task.level_evaluations >= lane.limit:
-            return "budget"
+            return lane.reason or "budget"
+        if lane.reason is not None:
+            return None
         stalled = reading.stalled or self._is_on_plateau(task, reading.best_value)
         return "plateau" if stalled else None
 
@@ -259,7 +266,7 @@ class LaneBatch:
         fall = before - lowest
         return evaluations <= since and fall < self._config.plateau_tolerance * lowest
 
-    def _end(self, lane: _Lane, number: int, reading: _Reading, stop_reason: StopReason) -> None:
+    def _end(self, lane: Lane, number: int, reading: Reading, stop_reason: StopReason) -> None:
         """Hand the image to the task; it stays on the device."""
         if self._state is None:
             return
@@ -271,23 +278,44 @@ class LaneBatch:
         lane.task.objective_loss = reading.best_value if best else reading.value
         lane.task.stop_reason = stop_reason
 
+    def _settle(self, lane: Lane, number: int, reading: Reading, stop_reason: StopReason) -> bool:
+        """Let the next pixels of a lane settle, which thereby goes on; False if it is to end."""
+        if stop_reason not in ("budget", "plateau") or lane.stage == STAGES:
+            return False
+        if not lane.stage_evaluations or self._settled is None or self._state is None:
+            return False
+        if lane.stage == 0 and not self._is_worth_settling(lane, number, reading):
+            lane.limit += STAGES * lane.stage_evaluations
+            lane.stage_evaluations = 0
+            return stop_reason == "budget"
+        lane.reason = stop_reason
+        lane.stage += 1
+        lane.limit = lane.task.level_evaluations + lane.stage_evaluations
+        image = self._settled.settle(number, self._images(self._state)[number], lane.stage)
+        chosen = torch.tensor([number], device=image.device)
+        self._state = lbfgs_reconsider(self._state, chosen, image[None])
+        return True
+
+    def _is_worth_settling(self, lane: Lane, number: int, reading: Reading) -> bool:
+        """Whether the objective would rise too far if all pixels were rounded now."""
+        if self._objective is None or self._state is None:
+            return False
+        chosen = torch.tensor([number], device=self._network.device)
+        rounded = round_values(self._images(self._state)[chosen])
+        with exact_arithmetic():
+            value, _ = self._objective.select(chosen).value_and_gradient(rounded)
+        lane.task.charge(self._cost)
+        return float(value) > (1 + TOLERANCE) * reading.best_value
+
+    def _release(self, numbers: list[int]) -> None:
+        """Make the pixels of some lanes free again."""
+        if not numbers or self._settled is None or self._state is None:
+            return
+        chosen = torch.tensor(numbers, device=self._network.device)
+        images = self._images(self._state)[chosen]
+        self._settled.release(chosen)
+        self._state = lbfgs_reconsider(self._state, chosen, images)
+
     def _images(self, state: LBFGSState) -> Images:
-        return state.best_point if self._config.keep_best else state.point
-
-
-class _Reading(NamedTuple):
-    """What the host sees of one lane."""
-
-    value: float
-    best_value: float
-    iterations: int
-    stalled: bool
-    diverged: bool
-
-
-def _read(state: LBFGSState) -> list[_Reading]:
-    """One transfer for all lanes; a lane in recovery is back at its best point."""
-    value = torch.where(state.value.isinf(), state.best_value, state.value)
-    columns = (value, state.best_value, state.iterations, state.stalled, state.diverged)
-    rows = torch.stack([column.double() for column in columns], dim=1).tolist()
-    return [_Reading(row[0], row[1], int(row[2]), bool(row[3]), bool(row[4])) for row in rows]
+        images = state.best_point if self._config.keep_best else state.point
+        return images if self._settled is None else self._settled.apply(images)

@@ -8,7 +8,7 @@ decision is a mask [B] that stays on the device. Knows no images: x [B, ...] -> 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -120,11 +120,20 @@ def lbfgs_restart(state: LBFGSState, lanes: LaneIndex, points: Variables) -> LBF
         points: [lanes, ...], where each begins.
     """
     state.history.clear(lanes)
-    fresh = _tensors(_begin(points, state.history))
-    changes = {
-        name: mine.index_copy(0, lanes, fresh[name]) for name, mine in _tensors(state).items()
-    }
-    return replace(state, **changes)
+    return _begin_anew(state, lanes, points, kept=())
+
+
+def lbfgs_reconsider(state: LBFGSState, lanes: LaneIndex, points: Variables) -> LBFGSState:
+    """The state with some lanes at points where the objective is another one than before.
+
+    They evaluate it first, and go on with the history that they have.
+
+    Args:
+        state: of before.
+        lanes: which.
+        points: [lanes, ...], where they are now.
+    """
+    return _begin_anew(state, lanes, points, kept=("first_scale", "iterations", "evaluations"))
 
 
 def lbfgs_select(state: LBFGSState, lanes: LaneIndex) -> LBFGSState:
@@ -157,6 +166,19 @@ def _begin(point: Variables, history: CurvatureHistory) -> LBFGSState:
         recoveries=count,
         stalled=count.bool(),
     )
+
+
+def _begin_anew(
+    state: LBFGSState, lanes: LaneIndex, points: Variables, *, kept: Sequence[str]
+) -> LBFGSState:
+    """Some lanes before their first evaluation at other points, but for what is kept."""
+    fresh = _tensors(_begin(points, state.history))
+    changes = {
+        name: mine.index_copy(0, lanes, fresh[name])
+        for name, mine in _tensors(state).items()
+        if name not in kept
+    }
+    return replace(state, **changes)
 
 
 def _tensors(record: LBFGSState | CurvatureHistory) -> dict[str, Any]:

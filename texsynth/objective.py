@@ -4,9 +4,9 @@ total = sum over taps of 1e9 * sum((G - G_exemplar)^2) + 1e5 * spectrum term
       + 1e5 * sum(max(x - 1, 0)^2 + max(-x, 0)^2)
 
 with the weights of a `SynthesisConfig`; where it says `clamp`, all but the last term are of x
-clamped to [0, 1], so that the loss of the stored image is what falls. Targets are computed once per exemplar, under `no_grad`.
-What is minimised may weight the parts of the sums otherwise (`texsynth.sensitivity`); what is
-reported is always this.
+clamped to [0, 1], so that what falls is the loss of the image that is stored. Targets are computed
+once per exemplar, under `no_grad`. What is minimised may weight the parts of the sums otherwise
+(`texsynth.sensitivity`); what is reported is always this.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ PATCH_SIDE = 5
 """Side of the patches whose nearest neighbours are sought, px (Gonthier et al. 2022)."""
 MAX_ANCHORS = 4_096
 """Positions at most from which neighbours are compared; a larger texture is sampled on a grid."""
-MAX_DISTANCES = 2**25
-"""Patch distances held at once: 128 MiB of float32."""
+MAX_DISTANCES = 2**20
+"""Patch distances held at once: 4 MiB of float32, which caches hold."""
 LAYOUT_CELL = 4
 """Side of the squares that are averaged before layouts are compared, px."""
 FLAT_VARIANCE = 1e-10
@@ -173,10 +173,9 @@ def _nearest_positions(
     """Row and column of each query's nearest key."""
     width = keys.shape[1]
     flat = keys.flatten(0, 1)
-    norms = flat.square().sum(1)
-    found = [
-        (norms - 2 * part @ flat.T).argmin(1)
-        for part in torch.split(queries, max(1, MAX_DISTANCES // len(flat)))
-    ]
-    nearest = torch.cat(found)
+    # |q - k|^2 less |q|^2, which all keys have in common.
+    norms, columns = flat.square().sum(1), (-2 * flat).T.contiguous()
+    rows = max(1, MAX_DISTANCES // len(flat))
+    parts = torch.split(queries, rows)
+    nearest = torch.cat([torch.addmm(norms, part, columns).argmin(1) for part in parts])
     return torch.stack([nearest // width, nearest % width], dim=1)

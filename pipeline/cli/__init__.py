@@ -5,7 +5,6 @@ rows, 130 or 143 stopped by Ctrl-C or SIGTERM.
 Commands are imported when they are called, so that `--help` waits for nothing.
 """
 
-import os
 import signal
 import sys
 from importlib import metadata
@@ -14,11 +13,10 @@ from types import FrameType
 from cyclopts import App, CycloptsError
 from pydantic import ValidationError
 
+from pipeline.spinning import bound_spinning
 from pipeline.terminal import visible_lines
 
-# Threads that spin while they wait take the cores from Ray's own processes; read by OpenMP when
-# torch starts, here and in a local Ray's workers.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+bound_spinning()
 
 EXIT_USAGE, EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 3, 130, 143
 

@@ -40,7 +40,13 @@ def test_enlarge_is_the_resize_alone() -> None:
 def test_losses_are_those_at_the_shares_of_the_budget(weights_file: Path) -> None:
     network = load_network(str(weights_file))
     config = SynthesisConfig.preset(
-        "default", evaluations=30, levels=1, spectrum="gray", clamp=False, range_weight=0.0
+        "default",
+        evaluations=30,
+        levels=1,
+        spectrum="gray",
+        clamp=False,
+        range_weight=0.0,
+        settle=False,
     )
     losses, copied = losses_of(network, draw(3, 32, 32), config, 0)
     assert len(losses) == len(SHARES)

@@ -87,7 +87,13 @@ def test_both_are_measured_by_the_same_loss_of_the_same_function(weights_file: P
     baseline = run_baseline(network, exemplar, measure, 20)
     assert [(mark.epoch, mark.evaluations) for mark in baseline] == [(20, 400)]
     config = SynthesisConfig.preset(
-        "default", evaluations=30, spectrum="gray", clamp=False, range_weight=0.0, weighting="none"
+        "default",
+        evaluations=30,
+        spectrum="gray",
+        clamp=False,
+        range_weight=0.0,
+        settle=False,
+        weighting="none",
     )
     ours, texture = run_ours(network, exemplar, measure, config)
     assert texture.shape == exemplar.shape

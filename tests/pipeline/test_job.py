@@ -59,14 +59,16 @@ def test_killed_under_ray_and_run_again_nothing_is_lost_and_nothing_twice(
 @pytest.mark.parametrize(
     ("values", "nodes", "gpus", "expected"),
     [
-        ({}, [2.0], 0, (1, {"num_cpus": 1})),
-        ({}, [16.0], 0, (1, {"num_cpus": 15})),
+        ({}, [2.0], 0, (2, {"num_cpus": 0.5})),
+        ({}, [16.0], 0, (16, {"num_cpus": 0.9375})),
+        ({"actors": 1}, [2.0], 0, (1, {"num_cpus": 1})),
+        ({"actors": 1}, [16.0], 0, (1, {"num_cpus": 15})),
         ({"actors": 2}, [2.0], 0, (2, {"num_cpus": 0.5})),
         ({"actors": 20}, [2.0], 0, (20, {"num_cpus": 0.05})),
         ({}, [1.0], 0, (1, {"num_cpus": 0.25})),
         ({"address": "auto", "actors": 2}, [8.0, 4.0, 0.0], 0, (2, {"num_cpus": 3})),
         ({}, [16.0], 2, (2, {"num_gpus": 1})),
-        ({"device": "cpu"}, [16.0], 2, (1, {"num_cpus": 15})),
+        ({"device": "cpu"}, [16.0], 2, (16, {"num_cpus": 0.9375})),
         ({"device": "cuda", "address": "auto"}, [4.0], 0, (1, {"num_gpus": 1})),
         ({"actors": 4, "address": "auto"}, [4.0], 1, (4, {"num_gpus": 1})),
     ],
@@ -78,7 +80,8 @@ def test_actors_always_leave_room_for_what_feeds_them(
     gpus: int,
     expected: tuple[int, dict[str, float]],
 ) -> None:
-    as_ray = [{"Alive": True, "Resources": {"CPU": cpus} if cpus else {}} for cpus in nodes]
+    resources_of = [{"CPU": cpus, "memory": 2.0**36} if cpus else {} for cpus in nodes]
+    as_ray = [{"Alive": True, "Resources": resources} for resources in resources_of]
     monkeypatch.setattr(job.ray, "nodes", lambda: as_ray)
     total = {"CPU": sum(nodes)} | ({"GPU": float(gpus)} if gpus else {})
     monkeypatch.setattr(job.ray, "cluster_resources", lambda: total)
@@ -146,18 +149,16 @@ def test_blocks_are_some_lane_fulls_and_as_many_for_every_actor(
     assert job._rows_per_block(config, pending, actors, gpu=gpu) == expected
 
 
-@pytest.mark.parametrize(
-    ("address", "before", "expected"),
-    [(None, None, str(job.SPIN_COUNT)), (None, "7", "7"), ("auto", None, None)],
-)
-def test_actors_of_a_local_ray_spin_for_a_while_before_they_sleep(
-    monkeypatch: pytest.MonkeyPatch, address: str | None, before: str | None, expected: str | None
+@pytest.mark.parametrize(("address", "bounded"), [(None, True), ("auto", False)])
+def test_threads_of_a_local_ray_are_kept_from_spinning(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, bounded: bool
 ) -> None:
-    environment = {} if before is None else {"GOMP_SPINCOUNT": before}
-    monkeypatch.setattr(job.os, "environ", environment)
+    calls: list[None] = []
+    monkeypatch.setattr(job.os, "environ", {})
     monkeypatch.setattr(job.ray, "init", lambda **options: None)
+    monkeypatch.setattr(job, "bound_spinning", lambda: calls.append(None))
     job._start_ray(address)
-    assert environment.get("GOMP_SPINCOUNT") == expected
+    assert bool(calls) == bounded
 
 
 def test_rows_are_counted_for_prometheus(

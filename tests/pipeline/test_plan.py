@@ -176,12 +176,22 @@ def test_actors_on_a_cpu_share_its_cores_and_its_memory(
     make_manifest: MakeManifest, quick_config: MakeConfig
 ) -> None:
     manifest = make_manifest(["a", "b", "c"])
-    alone = plan_run(manifest, quick_config(executor="ray"))
+    alone = plan_run(manifest, quick_config(executor="ray", actors=1))
     plan = plan_run(manifest, quick_config(executor="ray", actors=3))
     assert (alone.actors, plan.actors, plan.devices) == (1, 3, 1)
     assert plan.lanes_that_fit == pytest.approx(alone.lanes_that_fit / 3, abs=1)
     assert plan.wall_hours == plan.device_hours_total
     assert (alone.lanes_measured, plan.lanes_measured) == (3, 1)
+
+
+def test_a_plan_has_as_many_actors_on_a_cpu_as_ray_would_have(
+    make_manifest: MakeManifest, quick_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.plan.os.cpu_count", lambda: 6)
+    monkeypatch.setattr("pipeline.plan.memory_bytes", lambda device: 2**36)
+    manifest = make_manifest(["a"])
+    assert plan_run(manifest, quick_config(executor="ray")).actors == 6
+    assert plan_run(manifest, quick_config(executor="inline")).actors == 1
 
 
 def test_a_time_limit_bounds_the_time_of_a_task(

@@ -20,6 +20,7 @@ def test_reference_preset_is_the_public_implementation() -> None:
         clamp=False,
         range_weight=0.0,
         weighting="none",
+        settle=False,
         start="noise",
         levels=1,
         evaluations=500 * 20,

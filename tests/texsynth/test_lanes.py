@@ -19,7 +19,12 @@ from texsynth.start import refine
 from texsynth.tasks import Task
 
 CONFIG = SynthesisConfig(
-    gram_weight=1e6, spectrum_weight=1e3, range_weight=1e3, weighting="none", levels=1
+    gram_weight=1e6,
+    spectrum_weight=1e3,
+    range_weight=1e3,
+    weighting="none",
+    settle=False,
+    levels=1,
 )
 WEIGHTINGS: list[Weighting] = ["none", "sensitivity"]
 SIDE = 32

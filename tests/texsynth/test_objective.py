@@ -146,7 +146,8 @@ def test_with_clamp_a_pixel_outside_is_moved_by_the_range_term_alone(
     _, gradient = objective.value_and_gradient(images)
     outside = (images < 0) | (images > 1)
     excess = images - images.clamp(0, 1)
-    assert outside.any() and not outside.all()
+    assert outside.any()
+    assert not outside.all()
     assert torch.equal(gradient[outside], (16.0 * excess)[outside])
     assert (gradient[~outside] != 0).all()
 

@@ -31,6 +31,7 @@ CONFIG = SynthesisConfig(
     gram_weight=1e6,
     spectrum_weight=1e3,
     range_weight=1e3,
+    settle=False,
     weighting="none",
     evaluations=40,
     levels=1,

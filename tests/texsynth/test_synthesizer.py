@@ -29,6 +29,7 @@ CONFIG = SynthesisConfig(
     gram_weight=1e6,
     spectrum_weight=1e3,
     range_weight=1e3,
+    settle=False,
     weighting="none",
     evaluations=20,
     levels=1,
