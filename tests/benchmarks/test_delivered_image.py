@@ -15,12 +15,13 @@ def test_variants_are_the_steps_from_the_float_image_to_the_stored_one(weights_f
     found = run_variants(load_network(str(weights_file)), exemplar, 100)
     assert list(found) == list(VARIANTS)
     settled, clamped, free = found.values()
-    assert free.image.min() < 0 < free.out_of_range
-    assert clamped.image.min() >= 0
+    assert all(
+        result.image.amin() >= 0 and result.image.amax() <= 1 for result in (settled, clamped)
+    )
+    assert free.image.amin() < 0 or free.image.amax() > 1
     assert settled.evaluations == clamped.evaluations == free.evaluations
-    losses = [result.delivered_loss.total for result in (settled, clamped, free)]
-    assert losses[1] < losses[2]
+    delivered = clamped.delivered_loss.total
     row = table_row("x", "y", clamped)
-    ratio = clamped.delivered_loss.total / clamped.float_loss.total
-    assert row.startswith(f"| x | y | {clamped.float_loss.total:,.0f} | {losses[1]:,.0f} | ")
+    ratio = delivered / clamped.float_loss.total
+    assert row.startswith(f"| x | y | {clamped.float_loss.total:,.0f} | {delivered:,.0f} | ")
     assert f" {ratio:.2f} |" in row
