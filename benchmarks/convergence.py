@@ -24,10 +24,11 @@ from torch import Tensor
 import texsynth.lanes
 import texsynth.sensitivity
 import texsynth.synthesis
+from benchmarks.comparisons import geometric_mean
 from benchmarks.copies import measure_copies
 from benchmarks.environment import describe_environment
 from benchmarks.exemplars import add_options, load_exemplars
-from benchmarks.time_to_loss import SAME_FUNCTION, Measure, geometric_mean, run_ours
+from benchmarks.time_to_loss import SAME_FUNCTION, Measure, run_ours
 from texsynth import (
     LBFGSConfig,
     SynthesisConfig,

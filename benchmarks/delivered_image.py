@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.comparisons import geometric_mean
 from benchmarks.environment import describe_environment
 from benchmarks.exemplars import add_options, load_exemplars
-from benchmarks.time_to_loss import geometric_mean
 from texsynth import SynthesisConfig, SynthesisResult, TextureNetwork, load_network, synthesize
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks.time_to_loss import load_comparisons, tables
+from benchmarks.comparisons import load_comparisons, tables
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"

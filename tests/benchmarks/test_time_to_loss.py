@@ -10,16 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.comparisons import Comparison, Mark, geometric_mean, load_comparisons, tables
 from benchmarks.copies import CopyMeasures, measure_copies
 from benchmarks.time_to_loss import (
-    Comparison,
-    Mark,
     Measure,
-    geometric_mean,
-    load_comparisons,
     run_baseline,
     run_ours,
-    tables,
 )
 from texsynth import SynthesisConfig, load_network
 from texsynth.images import tensor_to_pil
