@@ -102,7 +102,7 @@ def _end_early(
     """The result of a task whose time was up at a checkpoint."""
     # Its seed does not matter: nothing is drawn for it any more.
     task = resume_task(checkpoint, 0, exemplar, config.evaluations, seed=0)
-    task.image = task.image.to(network.device)
+    task.take_image(task.image.to(network.device), clamp=config.clamp)
     task.stop_reason = "time_limit"
     lowest = checkpoint.readings[-1][1] if checkpoint.readings else math.inf
     task.objective_loss = lowest if config.keep_best else checkpoint.curve[-1].loss

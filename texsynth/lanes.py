@@ -272,8 +272,7 @@ class LaneBatch:
             return
         lane.ended = True
         image = self._images(self._state)[number].detach()
-        lane.task.out_of_range = float(((image < 0) | (image > 1)).float().mean())
-        lane.task.image = image.clamp(0, 1) if self._config.clamp else image.clone()
+        lane.task.take_image(image.clone(), clamp=self._config.clamp)
         best = self._config.keep_best
         lane.task.objective_loss = reading.best_value if best else reading.value
         lane.task.stop_reason = stop_reason

@@ -82,6 +82,7 @@ class Task:
         curve: losses that were looked at, thinned.
         readings: (evaluations, lowest loss) at this level, as far back as the plateau rule looks.
         resumed_at: evaluations at full size at which it went on from a checkpoint.
+        out_of_range: share of the values of `image` outside [0, 1] before any were clamped.
     """
 
     index: int
@@ -126,6 +127,11 @@ class Task:
             spent = [point.evaluations for point in self.curve]
             gaps = [after - before for before, after in zip(spent, spent[2:], strict=False)]
             del self.curve[1 + gaps.index(min(gaps))]
+
+    def take_image(self, image: Tensor, *, clamp: bool) -> None:
+        """End a level with an image [3, h, w], clamped to [0, 1] if that is what was minimised."""
+        self.out_of_range = float(((image < 0) | (image > 1)).float().mean())
+        self.image = image.clamp(0, 1) if clamp else image
 
     def enter_next_level(self) -> None:
         """Count the evaluations of a level anew; the image stays that of the level before."""

@@ -127,7 +127,7 @@ def test_start_is_where_it_begins(network: TextureNetwork) -> None:
 def test_optimize_goes_on_as_if_it_had_not_stopped(network: TextureNetwork, preset: Any) -> None:
     # Exactly so, since the optimiser's whole state is kept; a dropped history would show.
     probes = PROBE_COST if preset == "default" else 0
-    config = SynthesisConfig.preset(preset, levels=1, evaluations=probes + 40)
+    config = SynthesisConfig.preset(preset, levels=1, evaluations=probes + 40, settle=False)
     once = TextureSynthesizer(draw(), network, config=config)
     once.synthesize()
     twice = TextureSynthesizer(draw(), network, config=config)
