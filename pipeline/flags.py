@@ -1,0 +1,134 @@
+"""Flags: what the numbers of a row say about its texture, each by a rule that stands beside it.
+
+A rule is a boolean SQL expression over the columns of the same row, flags before it included.
+DuckDB evaluates it, with no access to files. NaN counts as null, and null is SQL's: unknown unless
+the rest of the rule decides.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+
+import duckdb
+import pyarrow as pa
+import pyarrow.types as pt
+
+RULES: dict[str, str] = {
+    "below_threshold": "float_loss < loss_threshold",
+    "delivered_below_threshold": "delivered_loss < loss_threshold",
+    "converged": "stop_reason = 'plateau'",
+    "copy": "displacement_score < copy_displacement_threshold"
+    " OR layout_correlation > copy_layout_threshold",
+}
+"""Rule of every flag, in the order in which they are computed."""
+
+
+class RuleError(ValueError):
+    """A rule that cannot be evaluated; the message names it."""
+
+
+def resolve_rules(changes: Mapping[str, str]) -> dict[str, str]:
+    """All rules, those of `changes` in place of the standing ones.
+
+    Raises:
+        RuleError: for a flag that does not exist, or a rule that is no boolean expression.
+    """
+    unknown = sorted(set(changes) - set(RULES))
+    if unknown:
+        raise RuleError(f"no flag {', '.join(unknown)}; flags: {', '.join(RULES)}")
+    return {name: changes.get(name, rule) for name, rule in RULES.items()}
+
+
+def parse_rule(text: str) -> tuple[str, str]:
+    """`name: expression` taken apart.
+
+    Raises:
+        RuleError: if it is not of that form.
+    """
+    name, colon, rule = text.partition(":")
+    if not colon or not name.strip() or not rule.strip():
+        raise RuleError(f"rule is {text!r}, expected 'name: expression'")
+    return name.strip(), rule.strip()
+
+
+def validate_rules(rules: Mapping[str, str], schema: pa.Schema) -> None:
+    """Raise unless every rule is one boolean expression over rows of a schema.
+
+    Raises:
+        RuleError: naming the flag, its rule and what is wrong.
+    """
+    rows = _plain_columns(schema.empty_table(), rules)
+    query = _without_nan(rows.schema)
+    for name, rule in rules.items():
+        where = f"rule of flag {name!r}: {rule!r}"
+        asked = f"SELECT ({rule}\n) FROM ({query})"  # noqa: S608 - what is validated
+        try:
+            if len(duckdb.extract_statements(asked)) > 1:
+                raise RuleError(f"{where} is several statements, expected one expression")
+            answer = _run(rows, asked).schema
+        except duckdb.Error as error:
+            raise RuleError(f"{where}: {error}") from error
+        if len(answer) != 1 or not pt.is_boolean(answer.field(0).type):
+            got = ", ".join(str(field.type) for field in answer)
+            raise RuleError(f"{where} gives {got}, expected true or false")
+        query = _with_flag(query, name, rule)
+
+
+def evaluate_rules(table: pa.Table, rules: Mapping[str, str]) -> pa.Table:
+    """The flags of some rows: a boolean column for every rule, in the order of the rules.
+
+    Args:
+        table: rows with the columns that the rules name; stored flags are not looked at.
+        rules: expression by flag, found good by `validate_rules`.
+
+    Raises:
+        duckdb.Error: for a rule that was not.
+    """
+    rows = _plain_columns(table, rules)
+    query = _without_nan(rows.schema)
+    for name, rule in rules.items():
+        query = _with_flag(query, name, rule)
+    flags = ", ".join(map(_quote, rules))
+    return _run(rows, f"SELECT {flags} FROM ({query})")  # noqa: S608 - quoted names
+
+
+def _plain_columns(table: pa.Table, but: Collection[str]) -> pa.Table:
+    """Columns that a rule can compare: no lists, no structs; and none of the flags themselves."""
+    names = [f.name for f in table.schema if not pt.is_nested(f.type) and f.name not in but]
+    return table.select(names)
+
+
+def _without_nan(schema: pa.Schema) -> str:
+    """A query of all columns, NaN being null."""
+    return f"SELECT {', '.join(map(_number_or_null, schema))} FROM rows"  # noqa: S608 - quoted names
+
+
+def _with_flag(query: str, name: str, rule: str) -> str:
+    # A comment in a rule ends with its line.
+    return f"SELECT *, ({rule}\n) AS {_quote(name)} FROM ({query})"  # noqa: S608 - validated
+
+
+def _run(rows: pa.Table, query: str) -> pa.Table:
+    with _connection().cursor() as cursor:
+        cursor.register("rows", rows)
+        return cursor.sql(query).to_arrow_table()
+
+
+@functools.cache
+def _connection() -> duckdb.DuckDBPyConnection:
+    """One for the process, whose cursors are threads' own; it sees what is registered, no files."""
+    return duckdb.connect(
+        config={"enable_external_access": "false", "lock_configuration": "true", "threads": "1"}
+    )
+
+
+def _number_or_null(field: pa.Field) -> str:
+    name = _quote(field.name)
+    if not pt.is_floating(field.type):
+        return name
+    return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}"
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
