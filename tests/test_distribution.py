@@ -52,7 +52,8 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     assert (site / "texsynth" / "py.typed").is_file()
-    assert (site / "pipeline" / "templates" / "report.html.j2").is_file()
+    for name in ("report.html.j2", "report.css", "report.js"):
+        assert (site / "pipeline" / "templates" / name).is_file()
     assert not (site / "tests").exists()
     code = (
         "import sys, pipeline.cli as cli; print(cli.__file__); "

@@ -15,10 +15,12 @@ def report(
     *,
     limit: Annotated[int, Parameter(validator=validators.Number(gte=1))] = DEFAULT_LIMIT,
 ) -> None:
-    """Write a contact sheet of a run, worst textures first, and say where it is.
+    """Write a page to look at a run, worst textures first, and say where it is.
 
     Args:
         run: Run directory, finished or not.
-        limit: How many textures are shown at most, and how many failed rows.
+        limit: How many textures are written at full size at most, the worst of them; all others
+            are thumbnails. The default makes a folder of about 200 MB at most with textures of
+            256 px.
     """
     print(write_report(RunDirectory(run), limit=limit))

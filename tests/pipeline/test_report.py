@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-import base64
 import dataclasses
+import errno
 import hashlib
 import io
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -14,12 +15,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from pipeline.cli.report import report
+from pipeline.columns import BOOL, COLUMNS, FLOAT, INT64, Column
 from pipeline.crops import prepare_crop
 from pipeline.report import ReportError, order_worst_first, write_report
-from pipeline.report_text import describe_flags, format_number
+from pipeline.report.categories import tabulate_categories
+from pipeline.report.measures import Flag, Measure, find_flags, find_measures
+from pipeline.report.pictures import TILE_SIDE, TILES_PER_SIDE, PictureWriter
+from pipeline.report.plots import _levels, curves_svg, measure_svg
+from pipeline.report.spectra import compute_spectrum_difference, draw_spectrum_difference
+from pipeline.report.text import describe_flag, format_number, judge
 from pipeline.resume import RunRecord, write_run_record
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema, rows_to_table
@@ -29,7 +37,8 @@ Row = dict[str, Any]
 MakeRow = Callable[..., Row]
 SIDE = 16
 LINKS = {"href", "src", "srcset", "data", "action", "formaction", "poster", "background"}
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "link", "input"}
+LANCZOS = Image.Resampling.LANCZOS
 
 
 class Page(HTMLParser):
@@ -38,27 +47,19 @@ class Page(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.source = path.read_text(encoding="utf-8")
-        self.images: list[dict[str, str]] = []
         self.links: list[str] = []
-        self.headings: list[str] = []
         self.cells: list[str] = []
-        self.scripts = 0
         self.text = ""
         self._open: list[str] = []
         self.feed(self.source)
         assert self._open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        self.links += [v for k, v in values.items() if k.split(":")[-1] in LINKS]
-        self.scripts += tag == "script"
-        if tag == "img":
-            self.images.append(values)
+        self.links += [v or "" for k, v in attrs if k.split(":")[-1] in LINKS]
         if tag not in VOID:
             self._open.append(tag)
-        for name, found in (("h3", self.headings), ("td", self.cells)):
-            if tag == name:
-                found.append("")
+        if tag == "td":
+            self.cells.append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -72,21 +73,42 @@ class Page(HTMLParser):
         if self._open and self._open[-1] in ("script", "style"):
             return
         self.text += data
-        if self._open and self._open[-1] == "h3":
-            self.headings[-1] += data.strip()
         if self._open and self._open[-1] == "td":
             self.cells[-1] += data
 
-    def pixels(self, alt: str) -> np.ndarray[Any, Any]:
-        (image,) = [image for image in self.images if image["alt"].startswith(alt)]
-        return decode(image["src"])
+
+class Report:
+    """A report as the browser gets it: the page, and the object that `data.js` assigns."""
+
+    def __init__(self, path: Path) -> None:
+        self.page = Page(path)
+        (self.assets,) = path.parent.glob("assets-*")
+        head, literal = (self.assets / "data.js").read_text(encoding="utf-8").split("(", 1)
+        assert head == "const texsynthReport = JSON.parse"
+        assert literal.endswith(");\n")
+        self.data = json.loads(json.loads(literal[:-3]))
+        self.rows, self.exemplars = self.data["rows"], self.data["exemplars"]
+
+    def row(self, task_id: str) -> dict[str, Any]:
+        number = self.rows["task"].index(task_id)
+        return {name: column[number] for name, column in self.rows.items() if is_list(column)}
+
+    def exemplar(self, exemplar_id: str) -> dict[str, Any]:
+        number = self.exemplars["exemplar_id"].index(exemplar_id)
+        return {name: column[number] for name, column in self.exemplars.items()}
+
+    def pixels(self, name: str) -> np.ndarray[Any, Any]:
+        return np.asarray(Image.open(self.assets / name).convert("RGB"))
+
+    def tile(self, tile: int) -> np.ndarray[Any, Any]:
+        sheet, place = divmod(tile, TILES_PER_SIDE**2)
+        row, column = (TILE_SIDE * k for k in divmod(place, TILES_PER_SIDE))
+        sheet_pixels = self.pixels(f"sheet-{sheet}.jpg")
+        return sheet_pixels[row : row + TILE_SIDE, column : column + TILE_SIDE]
 
 
-def decode(uri: str) -> np.ndarray[Any, Any]:
-    head, data = uri.split(",", 1)
-    assert head == "data:image/png;base64"
-    image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-    return np.asarray(image.convert("RGB"))
+def is_list(value: Any) -> bool:
+    return isinstance(value, list)
 
 
 @pytest.fixture
@@ -138,56 +160,111 @@ def commit(run: RunDirectory, *rows: Row) -> None:
     commit_rows(run, rows_to_table(rows, row_schema()))
 
 
-def test_worst_first_with_every_picture_in_the_page(
+def test_every_picture_is_there(
     run: RunDirectory, record: RunRecord, texture: MakeRow, make_png: Callable[[str], bytes]
 ) -> None:
     commit(run, texture("good", 0, 10.0), texture("bad", 0, 5.0), texture("bad", 1, 900.0))
-    commit(run, texture("diverged", 0, None), texture("middling", 0, 70.0))
-    page = Page(write_report(run))
-    assert page.headings == ["diverged", "bad", "middling", "good"]
-    alts = [image["alt"] for image in page.images]
-    assert alts[2:5] == [
-        "Exemplar bad",
-        "Variation 1 of bad, delivered loss 900",
-        "Variation 0 of bad, delivered loss 5",
-    ]
-    assert len(alts) == 9
-    assert all(alts)
-    for image in page.images:
-        assert decode(image["src"]).size
+    report = Report(write_report(run))
+    row = report.row("bad-c0-v1")
     stored = np.asarray(Image.open(io.BytesIO(make_png("bad-c0-v1"))))
-    np.testing.assert_array_equal(page.pixels("Variation 1 of bad"), stored)
+    np.testing.assert_array_equal(report.pixels(row["full"]), stored)
     source = Path(record.root) / texture("bad", 1, 900.0)["path"]
     crop = prepare_crop(source.read_bytes(), size=SIDE)
-    np.testing.assert_array_equal(page.pixels("Exemplar bad"), crop.pixels)
+    exemplar = report.exemplar("bad")
+    np.testing.assert_array_equal(report.pixels(exemplar["full"]), crop.pixels)
+    assert row["exemplar"] == report.exemplars["exemplar_id"].index("bad")
+    tiles = [*report.rows["tile"], *report.exemplars["tile"]]
+    assert sorted(tiles) == list(range(5))
+    for name, tile in ((row["full"], row["tile"]), (exemplar["full"], exemplar["tile"])):
+        small = Image.open(report.assets / name).resize((TILE_SIDE, TILE_SIDE), LANCZOS)
+        difference = np.abs(report.tile(tile).astype(float) - np.asarray(small))
+        assert difference.mean() < 12
+
+
+def test_spectra_are_compared_where_sizes_agree(run: RunDirectory, texture: MakeRow) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    image = {"bytes": file.getvalue(), "path": "a.png"}
+    commit(run, texture("a", 0, 10.0, image=image), texture("a", 1, 10.0))
+    report = Report(write_report(run))
+    exemplar = report.pixels(report.exemplar("a")["full"])
+    drawn = draw_spectrum_difference(compute_spectrum_difference(pixels, exemplar))
+    shown = report.pixels(report.row("a-c0-v0")["spectrum"])
+    np.testing.assert_array_equal(shown, np.asarray(drawn.convert("RGB")))
+    assert report.row("a-c0-v1")["spectrum"] == ""
+
+
+def test_tiles_go_on_in_the_next_sheet(tmp_path: Path) -> None:
+    writer = PictureWriter(tmp_path)
+    colours = np.random.default_rng(0).integers(0, 256, (TILES_PER_SIDE**2 + 3, 3), np.uint8)
+    pictures = [np.full((9, 9, 3), colour, np.uint8) for colour in colours]
+    tiles = [writer.add_thumbnail(Image.fromarray(picture)) for picture in pictures]
+    writer.flush()
+    writer.flush()
+    assert tiles == list(range(len(pictures)))
+    sheets = [np.asarray(Image.open(tmp_path / f"sheet-{k}.jpg")) for k in range(2)]
+    for tile, colour in enumerate(colours):
+        sheet, place = divmod(tile, TILES_PER_SIDE**2)
+        y, x = (TILE_SIDE * k + TILE_SIDE // 2 for k in divmod(place, TILES_PER_SIDE))
+        assert np.abs(sheets[sheet][y, x].astype(int) - colour).max() <= 4
+
+
+def test_equal_pictures_are_one_file(run: RunDirectory, texture: MakeRow) -> None:
+    image = texture("a", 0, 1.0)["image"]
+    commit(run, *(texture("a", k, 10.0, image=image) for k in range(3)))
+    report = Report(write_report(run))
+    assert len(set(report.rows["full"])) == 1
+    assert len(list(report.assets.glob("*.png"))) == 2
+
+
+def test_exemplars_and_siblings_lie_together_whatever_the_batch(
+    run: RunDirectory, texture: MakeRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(run, *(texture(f"e{k}", v, 10.0 * k) for v in (1, 0) for k in range(5)))
+    whole = Report(write_report(run))
+    monkeypatch.setattr("pipeline.report.gallery.BATCH_ROWS", 3)
+    parts = Report(write_report(run))
+    for name in ("tile", "full", "exemplar", "task"):
+        assert parts.rows[name] == whole.rows[name]
+    for number, tile in enumerate(whole.exemplars["tile"]):
+        members = [k for k, e in enumerate(whole.rows["exemplar"]) if e == number]
+        assert [whole.rows["tile"][k] for k in members] == [tile + 1, tile + 2]
 
 
 def test_nothing_is_fetched(run: RunDirectory, texture: MakeRow) -> None:
     commit(run, texture("a", 0, 10.0))
-    page = Page(write_report(run))
-    assert page.links
-    assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
-    assert re.findall(r"url\([^#)]", page.source) == []
-    assert "@import" not in page.source
-    assert "default-src 'none'" in page.source
+    report = Report(write_report(run))
+    folder = report.assets.name
+    assert f"{folder}/report.js" in report.page.links
+    assert all(link.startswith((f"{folder}/", "#")) for link in report.page.links)
+    assert all((run.report / link).is_file() for link in report.page.links if "/" in link)
+    style = (report.assets / "report.css").read_text()
+    assert re.findall(r"url\([^#)]", report.page.source + style) == []
+    assert "@import" not in report.page.source + style
+    policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', report.page.source)
+    assert "default-src 'none'" in policy[0]
+    assert not re.search(r"https?:|\*|data:|script-src[^;]*unsafe", policy[0])
 
 
-def test_texts_of_the_manifest_stay_texts(run: RunDirectory, texture: MakeRow) -> None:
-    evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+def test_texts_of_the_manifest_are_data_in_the_script(run: RunDirectory, texture: MakeRow) -> None:
+    evil = '"></script><script>alert(1)</script>\0\u2028`${alert(2)}`'
     commit(
         run,
         texture(evil, 0, 10.0, category=evil, stop_reason=evil),
         texture("f", 0, None, status="failed", error=evil, error_type=evil, path=evil),
     )
-    page = Page(write_report(run))
-    assert page.scripts == 1
-    assert "alert(1)" in page.headings[0]
-    assert page.images[0]["alt"] == f"Exemplar {evil}"
-    assert all(image["src"].startswith("data:image/png") for image in page.images)
-    assert page.cells[-1] == f"{evil}: {evil}"
+    report = Report(write_report(run))
+    assert report.exemplar(evil)["category"] == evil
+    assert report.row(f"{evil}-c0-v0")["stopReason"] == evil
+    assert f"{evil}: {evil}" in report.rows["error"].values()
+    assert (report.assets / "data.js").read_bytes().isascii()
+    names = {path.name for path in report.assets.iterdir()}
+    plain = r"[0-9a-f]{20}\.png|sheet-0\.jpg|data\.js|report\.(js|css)"
+    assert all(re.fullmatch(plain, name) for name in names)
 
 
-QUOTED = """'"></title></dd></div><script>alert(1)</script><img src=x onerror='alert(2)'>"""
+QUOTED = """'"></title></dd></div><script>alert(1)</script><img src=x onerror='alert(2)'>\0"""
 
 
 def test_texts_stay_texts_wherever_they_stand(
@@ -210,11 +287,18 @@ def test_texts_stay_texts_wherever_they_stand(
 
     page, plain = page_with(QUOTED), page_with("plain")
     assert tags_of(page) == tags_of(plain)
+    assert "\0" not in page.source
     for pattern in (r"<script.*?</script>", r"<style.*?</style>", r"<meta[^>]*>"):
-        found, wanted = (re.findall(pattern, p.source, re.DOTALL) for p in (page, plain))
+        found, wanted = (
+            re.findall(pattern, re.sub(r"assets-\w+", "", p.source), re.DOTALL)
+            for p in (page, plain)
+        )
         assert found == wanted != []
     text = page.text
-    for form in (QUOTED, QUOTED.replace("/", "")[:60], QUOTED.replace("'", r"\'")):
+    for form in (
+        QUOTED.replace("\0", "\N{SYMBOL FOR NULL}"),
+        QUOTED.replace("/", "")[:60],
+    ):
         assert form in text
         text = text.replace(form, "plain")
     assert text == plain.text
@@ -244,9 +328,10 @@ def test_exemplars_outside_the_root_are_shown_where_the_run_allowed_it(
     for allowed, shown in ((None, 0), (False, 0), (True, 3)):
         config = {} if allowed is None else {"allow_outside_root": allowed}
         write_run_record(run, dataclasses.replace(record, config=config))
-        page = Page(write_report(run))
-        assert sum(image["alt"].startswith("Exemplar") for image in page.images) == shown
-        assert page.text.count("expected --allow-outside-root") == 3 - shown
+        exemplars = Report(write_report(run)).exemplars
+        assert sum(tile >= 0 for tile in exemplars["tile"]) == shown
+        said = ["expected --allow-outside-root" in text for text in exemplars["problem"]]
+        assert said.count(True) == 3 - shown
 
 
 @pytest.mark.parametrize(
@@ -254,48 +339,54 @@ def test_exemplars_outside_the_root_are_shown_where_the_run_allowed_it(
     [
         ({"exemplar_sha256": "0" * 64}, "the source file has changed since the run"),
         ({"path": "gone.png"}, "gone.png' cannot be read"),
-        ({"crop_side": None}, "the row does not say what was cut"),
+        ({"crop_side": None}, "do not say what was cut"),
     ],
 )
 def test_an_exemplar_that_cannot_be_cut_again_is_blank(
     run: RunDirectory, texture: MakeRow, change: Row, reason: str
 ) -> None:
     commit(run, texture("a", 0, 10.0, **change))
-    page = Page(write_report(run))
-    assert [image["alt"] for image in page.images] == ["Variation 0 of a, delivered loss 10"]
-    assert "Exemplar not shown: " in page.text
-    assert reason in page.text
+    report = Report(write_report(run))
+    exemplar, row = report.exemplar("a"), report.row("a-c0-v0")
+    assert (exemplar["tile"], exemplar["full"], row["spectrum"]) == (-1, "", "")
+    assert reason in exemplar["problem"]
+    assert row["tile"] >= 0
+    assert row["full"]
+
+
+def test_an_exemplar_is_cut_by_the_row_that_knows_how(run: RunDirectory, texture: MakeRow) -> None:
+    failed = {"status": "failed", "crop_side": None, "width": None, "image": None}
+    commit(run, texture("a", 0, None, **failed), texture("a", 1, 10.0))
+    assert Report(write_report(run)).exemplar("a")["tile"] >= 0
 
 
 def test_failures_are_listed_with_their_errors(
     run: RunDirectory, texture: MakeRow, make_row: MakeRow
 ) -> None:
-    gone = {"error_type": "ImageError", "error": "image 'b.png' is empty", "path": "b.png"}
+    gone = {"error_type": "ImageError", "error": "image 'b.png' is empty\nmore", "path": "b.png"}
     commit(run, texture("a", 0, 10.0), make_row("b-c0-v0", status="failed", **gone))
     commit(run, make_row("c-c0-v0", status="timeout", attempts=3, error="no end after 600 s"))
-    page = Page(write_report(run))
-    assert page.cells[:5] == [
-        "b-c0-v0",
-        "b.png",
-        "failed",
-        "1",
-        "ImageError: image 'b.png' is empty",
-    ]
-    assert page.cells[7:] == ["timeout", "3", "no end after 600 s"]
-    assert "1 failed, 1 timeout" in page.text
+    report = Report(write_report(run))
+    cells = report.page.cells[-8:]
+    assert cells[:3] == ["1", "failed", "ImageError: image 'b.png' is empty"]
+    assert cells[4:7] == ["1", "timeout", "no end after 600 s"]
+    assert "1 failed, 1 timeout" in report.page.text
+    assert "ImageError: image 'b.png' is empty\nmore" in report.rows["error"].values()
 
 
-def test_limit_leaves_out_the_best_and_says_so(
+def test_limit_leaves_the_best_as_thumbnails_and_says_so(
     run: RunDirectory, texture: MakeRow, make_row: MakeRow
 ) -> None:
     commit(run, *(texture(f"e{k}", v, 10.0 * k + v) for k in range(3) for v in range(2)))
     commit(run, *(make_row(f"f{k}-c0-v0", status="failed") for k in range(4)))
-    page = Page(write_report(run, limit=3))
-    assert page.headings == ["e2", "e1"]
-    assert len(page.images) == 2 + 3
-    assert "3 of 6 textures" in page.text
-    assert "The first 3 of 4." in page.text
-    assert "left out" not in Page(write_report(run, limit=6)).text
+    report = Report(write_report(run, limit=3))
+    rows = zip(report.rows["task"], report.rows["full"], strict=True)
+    assert [task for task, full in rows if full] == ["e1-c0-v1", "e2-c0-v0", "e2-c0-v1"]
+    assert [bool(full) for full in report.exemplars["full"][:3]] == [False, True, True]
+    assert sum(tile >= 0 for tile in report.rows["tile"]) == 6
+    assert len(list(report.assets.glob("*.png"))) == 3 + 2
+    assert "3 of 6 textures, the worst by delivered loss, are here at full size" in report.page.text
+    assert "are here at full size" not in Report(write_report(run, limit=6)).page.text
     with pytest.raises(ReportError, match="limit 0"):
         write_report(run, limit=0)
 
@@ -304,11 +395,11 @@ def test_a_threshold_is_used_where_there_is_one(
     run: RunDirectory, record: RunRecord, texture: MakeRow
 ) -> None:
     commit(run, texture("a", 0, 1400.0), texture("b", 0, 5000.0))
-    page = Page(write_report(run))
-    assert "No loss threshold applies." in page.text
-    assert "weights hed at 16 x 16 px" in page.text
-    assert "float loss: not applicable" in page.text
-    assert "threshold 1500" not in page.text
+    report = Report(write_report(run))
+    assert "No loss threshold applies." in report.page.text
+    assert "weights hed at 16 x 16 px" in report.page.text
+    assert "threshold 1500" not in report.page.text
+    assert "below_threshold" not in {flag["name"] for flag in report.data["flags"]}
     commit(
         run,
         *(
@@ -316,11 +407,18 @@ def test_a_threshold_is_used_where_there_is_one(
             for e, x in (("a", 1400.0), ("b", 5000.0))
         ),
     )
-    page = Page(write_report(run))
-    assert "Losses below 1500 count as good: 1 of 2 textures by the float image, 1" in page.text
-    assert "delivered loss above the threshold" in page.text
-    assert "threshold 1500" in page.text  # in the histogram's legend
-    assert "not applicable" in page.text  # the copy measures
+    report = Report(write_report(run))
+    text = report.page.text
+    assert "Losses below 1500 count as good: 1 of 2 textures by the float image, 1" in text
+    assert "threshold 1500" in text  # in the histogram's legend
+    assert report.rows["flags"]["below_threshold"] == [1, 0]
+    assert report.rows["reasons"] == [
+        [],
+        [
+            "float loss above the threshold: float loss 5,000 is above 1,500",
+            "delivered loss above the threshold: delivered loss 5,000 is above 1,500",
+        ],
+    ]
 
 
 def test_a_report_during_the_run_and_after_it(run: RunDirectory, texture: MakeRow) -> None:
@@ -330,18 +428,59 @@ def test_a_report_during_the_run_and_after_it(run: RunDirectory, texture: MakeRo
     commit(run, texture("a", 0, 10.0))
     assert "This run is not finished." in Page(write_report(run)).text
     run.success.touch()
+    (run.report / "sheet.jpg").touch()
     path = write_report(run)
     assert path == run.path / "report" / "index.html"
-    assert "not finished" not in Page(path).text
-    assert [file.name for file in path.parent.iterdir()] == ["index.html"]
+    report = Report(path)
+    assert "not finished" not in report.page.text
+    names = {file.name for file in path.parent.iterdir() if not file.name.startswith(".")}
+    assert names == {"index.html", "sheet.jpg", report.assets.name}
+
+
+@pytest.mark.parametrize("where", ["add_full", "flush"])
+def test_a_report_that_is_broken_off_leaves_the_last_one_whole(
+    run: RunDirectory, texture: MakeRow, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    commit(run, texture("a", 0, 10.0))
+    before = Report(write_report(run))
+    commit(run, texture("b", 0, 20.0))
+
+    def fill_disk(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureWriter, where, fill_disk)
+        with pytest.raises(OSError, match="No space left"):
+            write_report(run)
+    after = Report(run.report / "index.html")
+    assert (after.page.source, after.data) == (before.page.source, before.data)
+    assert Report(write_report(run)).exemplars["exemplar_id"] == ["a", "b"]
+
+
+def test_a_killed_report_is_cleared_away_by_the_next(run: RunDirectory, texture: MakeRow) -> None:
+    commit(run, texture("a", 0, 10.0))
+    (run.report / "assets-0badf00d").mkdir(parents=True)
+    (run.report / "assets-0badf00d/data.js").write_text("const half")
+    (run.report / "_tmp-index.html.1.tmp").write_text("<!doctype")
+    report = Report(write_report(run))
+    assert report.assets.name in report.page.source
+    assert not list(run.report.glob("_tmp-*"))
+
+
+def test_one_report_at_a_time(run: RunDirectory, texture: MakeRow) -> None:
+    commit(run, texture("a", 0, 10.0))
+    run.report.mkdir()
+    with FileLock(run.report / ".lock"), pytest.raises(ReportError, match="another process"):
+        write_report(run)
+    assert [path.name for path in run.report.iterdir()] == [".lock"]
 
 
 def test_a_damaged_shard_is_named_and_the_rest_shown(run: RunDirectory, texture: MakeRow) -> None:
     commit(run, texture("a", 0, 10.0))
     (run.shards / "part-0.parquet").write_bytes(b"PAR1")
-    page = Page(write_report(run))
-    assert "part-0.parquet" in page.text
-    assert page.headings == ["a"]
+    report = Report(write_report(run))
+    assert "part-0.parquet" in report.page.text
+    assert report.exemplars["exemplar_id"] == ["a"]
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -352,7 +491,8 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_crops_of_one_exemplar_are_told_apart(run: RunDirectory, texture: MakeRow) -> None:
     commit(run, texture("a", 0, 10.0), texture("a", 1, 20.0, crop=1))
-    assert Page(write_report(run)).headings == ["a, crop 1", "a, crop 0"]
+    exemplars = Report(write_report(run)).exemplars
+    assert (exemplars["exemplar_id"], exemplars["crop"]) == (["a", "a"], [0, 1])
 
 
 def test_order_is_total() -> None:
@@ -364,13 +504,134 @@ def test_order_is_total() -> None:
 
 
 def test_flags_in_words() -> None:
-    row = {"below_threshold": True, "delivered_below_threshold": None, "copy": True}
-    assert describe_flags(row) == [
-        ("good", "float loss below the threshold"),
-        ("none", "delivered loss: not applicable"),
-        ("bad", "copy of its exemplar"),
+    flags = {flag.name: flag for flag in find_flags()}
+    row = {
+        **{"below_threshold": True, "delivered_below_threshold": None, "copy": True},
+        **{"float_loss": 12.0, "loss_threshold": 1500.0},
+        **{"displacement_score": 0.4, "copy_displacement_threshold": 0.5},
+        **{"layout_correlation": 0.2, "copy_layout_threshold": 0.8},
+    }
+    verdicts = {name: judge(flag, row.get(name)) for name, flag in flags.items()}
+    assert verdicts["below_threshold"] == "good"
+    assert verdicts["delivered_below_threshold"] == "none"
+    assert verdicts["copy"] == "bad"
+    said = "copy of its exemplar: displacement score 0.4 is below 0.5"
+    assert describe_flag(flags["copy"], row) == said
+    assert (
+        describe_flag(flags["delivered_below_threshold"], row) == "delivered loss: not applicable"
+    )
+    equal = row | {"below_threshold": False, "float_loss": 1500.0}
+    said = "float loss above the threshold: float loss 1,500 is equal to 1,500"
+    assert describe_flag(flags["below_threshold"], equal) == said
+
+
+def test_measures_and_flags_come_from_the_schema() -> None:
+    groups = {
+        "Task": (Column("seed", INT64, ""),),
+        "Anything": (
+            Column("blur", FLOAT, "Blur."),
+            Column("grain", FLOAT, "Grain."),
+            Column("blur_threshold", FLOAT, "A limit."),
+            Column("per_tap", pa.list_(FLOAT), ""),
+            Column("sharp", BOOL, "`blur` < `blur_threshold`."),
+            Column("accepted", BOOL, "`grain` > `grain_threshold`."),
+        ),
+    }
+    measures, flags = find_measures(groups), find_flags(groups)
+    found = [(m.name, m.low_is_worst, m.threshold) for m in measures]
+    # Low blur makes `sharp` true, which counts as a fault: no name says that it is good news.
+    assert found == [("blur", True, "blur_threshold"), ("grain", True, "grain_threshold")]
+    assert [(f.name, f.good_news, f.words[0]) for f in flags] == [
+        ("sharp", False, "sharp"),
+        ("accepted", True, "accepted"),
     ]
-    assert describe_flags(row | {"copy": False})[2] == ("good", "no copy")
+
+
+def test_rules_of_the_real_schema_are_read() -> None:
+    worst_low = {m.name for m in find_measures() if m.low_is_worst}
+    assert "displacement_score" in worst_low
+    assert not worst_low & {"float_loss", "delivered_loss", "layout_correlation", "out_of_range"}
+    thresholds = {m.name: m.threshold for m in find_measures()}
+    assert thresholds["delivered_loss"] == "loss_threshold"
+    assert thresholds["layout_correlation"] == "copy_layout_threshold"
+    known = {column.name for column in COLUMNS}
+    assert {rule.threshold for flag in find_flags() for rule in flag.rules} <= known
+
+
+def test_categories_are_counted() -> None:
+    rows = pd.DataFrame(
+        {
+            "category": ["a", "a", "a", "b", None, "b"],
+            "status": ["ok", "ok", "failed", "ok", "ok", "ok"],
+            "copy": [True, None, None, False, True, False],
+            "loss": [1.0, 3.0, None, 5.0, 7.0, 6.0],
+        }
+    )
+    flag = Flag("copy", "", False, ("", "", ""), ())
+    measure = Measure("loss", "loss", "", False, None)
+    found = tabulate_categories(rows, (measure,), (flag,))
+    assert [(c.name, c.rows, c.good, c.flagged, c.failed) for c in found] == [
+        (None, 1, 0, 1, 0),
+        ("a", 3, 1, 1, 1),
+        ("b", 2, 2, 0, 0),
+    ]
+    assert [c.medians for c in found] == [(7.0,), (2.0,), (5.5,)]
+    assert [c.faults for c in found] == [(1,), (1,), (0,)]
+
+
+def test_the_difference_of_spectra_by_its_definition() -> None:
+    generator = np.random.default_rng(0)
+    texture, exemplar = generator.integers(0, 256, (2, 6, 6, 3), np.uint8)
+    powers = []
+    for image in (texture, exemplar):
+        power = np.zeros((6, 6))
+        for channel in range(3):
+            for v, u in np.ndindex(6, 6):
+                y, x = np.indices((6, 6))
+                wave = np.exp(-2j * np.pi * (u * x + v * y) / 6)
+                power[(v + 3) % 6, (u + 3) % 6] += (
+                    abs((image[..., channel] / 255 * wave).sum()) ** 2
+                )
+        powers.append(power + 3 * 36 / 12 / 255**2)
+    expected = 10 * np.log10(powers[0] / powers[1])
+    found = compute_spectrum_difference(texture, exemplar)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    shifted = np.roll(texture, (2, 3), (0, 1))
+    np.testing.assert_allclose(compute_spectrum_difference(shifted, texture), 0, atol=1e-9)
+    with pytest.raises(ValueError, match="expected one shape"):
+        compute_spectrum_difference(texture, exemplar[:5])
+
+
+def test_a_difference_of_spectra_is_red_where_there_is_more() -> None:
+    steps = np.array([[-50.0, -20.0, 0.0, 20.0]])
+    image = draw_spectrum_difference(steps)
+    pixels = np.asarray(image.convert("RGB")).astype(int)[0]
+    assert image.mode == "P"
+    assert (pixels[0] == pixels[1]).all()
+    assert pixels[1, 2] > pixels[1, 0]
+    assert pixels[3, 0] > pixels[3, 2]
+    assert np.ptp(pixels[2]) < 8
+
+
+def test_large_spectra_are_averaged_over_blocks() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (300, 260, 3), np.uint8)
+    assert compute_spectrum_difference(image, image[::-1]).shape == (100, 86)
+
+
+@pytest.mark.parametrize("values", [[0.0], [3.0, 3.0], [-1.0, 1e9], [1e-9, 1e9], [np.nan, np.inf]])
+def test_any_values_have_a_histogram(values: list[float]) -> None:
+    svg = measure_svg(np.array(values), 2.0)
+    assert svg.startswith("<svg") == bool(np.isfinite(values).any())
+
+
+def test_curves_break_between_levels() -> None:
+    curve = [{"evaluations": float(k), "loss": 10.0 - k, "side": 64 << (k > 2)} for k in range(6)]
+    assert list(_levels(curve)) == [
+        ([0.0, 1.0, 2.0], [10.0, 9.0, 8.0]),
+        ([3.0, 4.0, 5.0], [7.0, 6.0, 5.0]),
+    ]
+    assert curves_svg([[{"evaluations": 1.0, "loss": 0.0, "side": 8}]]) == ""
+    assert curves_svg([curve] * 9).startswith("<svg")
 
 
 @pytest.mark.parametrize(

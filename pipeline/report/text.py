@@ -8,40 +8,47 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from pipeline.report.measures import Flag, Rule, label_of
 from pipeline.resume import RunRecord
 from texsynth.config import REFERENCE_SIDE, REFERENCE_THRESHOLD
 
 Verdict = Literal["good", "bad", "none"]
 
-# What a flag says when it is true, false and null, and whether true is good news.
-FLAG_WORDS = {
-    "below_threshold": (
-        "float loss below the threshold",
-        "float loss above the threshold",
-        "float loss: not applicable",
-    ),
-    "delivered_below_threshold": (
-        "delivered loss below the threshold",
-        "delivered loss above the threshold",
-        "delivered loss: not applicable",
-    ),
-    "copy": ("copy of its exemplar", "no copy", "copy: not applicable"),
-}
-BAD_NEWS = frozenset({"copy"})
+
+def judge(flag: Flag, value: bool | None) -> Verdict:
+    """Whether the value of a flag is good or bad news."""
+    if value is None:
+        return "none"
+    return "good" if value == flag.good_news else "bad"
 
 
-def describe_flags(row: Mapping[str, Any]) -> list[tuple[Verdict, str]]:
-    """A verdict and a sentence for each flag of a row."""
-    described: list[tuple[Verdict, str]] = []
-    for name, (true, false, null) in FLAG_WORDS.items():
-        value = row[name]
-        if value is None:
-            described.append(("none", null))
-        else:
-            good = bool(value) != (name in BAD_NEWS)
-            described.append(("good" if good else "bad", true if value else false))
-    return described
+def describe_flag(flag: Flag, row: Mapping[str, Any]) -> str:
+    """What a flag of a row says, with the numbers that decided it, as far as its rules tell.
+
+    Args:
+        flag: A flag.
+        row: Its column and those of its rules; a null is None.
+    """
+    value = row[flag.name]
+    if value is None:
+        return flag.words[2]
+    decisive = [said for rule in flag.rules if (said := _describe_rule(rule, row, value))]
+    return ": ".join([flag.words[0 if value else 1], *filter(None, ["; ".join(decisive)])])
+
+
+def _describe_rule(rule: Rule, row: Mapping[str, Any], value: bool) -> str:
+    """`displacement score 0.12 is below 0.3`; empty if it did not decide the flag."""
+    measured, threshold = row[rule.measure], row[rule.threshold]
+    if measured is None or threshold is None:
+        return ""
+    holds = measured > threshold if rule.above else measured < threshold
+    if holds != value:
+        return ""
+    side = "equal to" if measured == threshold else "above" if measured > threshold else "below"
+    name = label_of(rule.measure)
+    return f"{name} {format_number(measured)} is {side} {format_number(threshold)}"
 
 
 def format_number(value: float | None, digits: int = 4) -> str:
@@ -113,11 +120,18 @@ def describe_losses(ok: pd.DataFrame) -> str:
         losses = ok[f"{kind}_loss"].to_numpy(float)
         finite = losses[np.isfinite(losses)]
         if finite.size:
-            low, middle, high = map(format_number, np.quantile(finite, [0, 0.5, 1]))
-            sentence = f"{kind.capitalize()} loss: {low} to {high}, median {middle}"
+            sentence = f"{kind.capitalize()} loss: {describe_range(finite)}"
             missing = losses.size - finite.size
             sentences.append(sentence + (f"; {missing:,} without one." if missing else "."))
     return " ".join(sentences) or "There are no losses yet."
+
+
+def describe_range(values: NDArray[np.float64]) -> str:
+    """`3.1 to 18, median 4.2`; a dash for no values."""
+    if not values.size:
+        return "-"
+    low, middle, high = map(format_number, np.quantile(values, [0, 0.5, 1]))
+    return f"{low} to {high}, median {middle}"
 
 
 def _versions(rows: pd.DataFrame) -> dict[str, str]:
