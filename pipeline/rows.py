@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import io
 import traceback
@@ -12,14 +13,23 @@ import torch
 
 import texsynth
 from pipeline.config import RunConfig
+from pipeline.flags import resolve_rules
 from pipeline.resume import RunRecord
-from pipeline.schema import REQUIRED_COLUMNS, SchemaError
+from pipeline.schema import REQUIRED_COLUMNS, RESERVED_COLUMNS, SchemaError
 from texsynth.config import REFERENCE_SIDE, REFERENCE_TAPS, REFERENCE_THRESHOLD
 from texsynth.images import tensor_to_pil
-from texsynth.quality import chroma_noise, displacement_score, layout_correlation
+from texsynth.pairs import PairError
+from texsynth.quality import QualityMeasures, measure_quality
 from texsynth.results import SynthesisResult
+from texsynth.triage import triage_exemplars
 
 Row = dict[str, Any]
+
+MEASURED = tuple(
+    {field.name for field in dataclasses.fields(QualityMeasures)}
+    & RESERVED_COLUMNS - {"gram_errors"}
+)
+"""Measures that have columns of their own names."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -45,6 +55,8 @@ class RowMaker:
         self._record = record
         self._config = config
         self._network = network
+        rules = resolve_rules(config.flag_rules)
+        self._flag_rules = [{"flag": flag, "rule": rule} for flag, rule in rules.items()]
 
     def texture(self, task: Row, result: SynthesisResult, exemplar: torch.Tensor) -> Row:
         """The row of a finished texture; a failed one if its loss is not finite.
@@ -119,6 +131,7 @@ class RowMaker:
             "torch_version": torch.__version__,
             "copy_displacement_threshold": self._config.copy_displacement_threshold,
             "copy_layout_threshold": self._config.copy_layout_threshold,
+            "flag_rules": self._flag_rules,
         }
 
     def _loss_threshold(self, result: SynthesisResult) -> float | None:
@@ -134,16 +147,24 @@ class RowMaker:
         return REFERENCE_THRESHOLD if published else None
 
     def _quality_values(self, result: SynthesisResult, exemplar: torch.Tensor) -> Row:
+        """Measures of the stored image; none of images that are too small for them."""
         device = self._network.device
         texture = (result.image_8bit[None].float() / 255).to(device)
         original = exemplar[None].to(device)
-        at_zero, largest = layout_correlation(texture, original)
-        return {
-            "displacement_score": displacement_score(texture, original).item(),
-            "layout_correlation": at_zero.item(),
-            "layout_correlation_shifted": largest.item(),
-            "chroma_noise": chroma_noise(texture).item(),
-            "exemplar_chroma_noise": chroma_noise(original).item(),
+        try:
+            (measures,) = measure_quality(texture, original, self._network)
+            (kind,) = triage_exemplars(original)
+        except PairError:
+            return {"out_of_range": result.out_of_range}
+        values = {name: getattr(measures, name) for name in MEASURED}
+        return values | {
+            "gram_error_taps": list(measures.gram_errors),
+            "gram_errors": list(measures.gram_errors.values()),
+            "exemplar_kind": kind.kind,
+            "autocorrelation_peak": kind.autocorrelation_peak,
+            "dominant_period_px": kind.dominant_period_px,
+            "quadrant_spread": kind.quadrant_spread,
+            "exemplar_contrast": kind.contrast,
             "out_of_range": result.out_of_range,
         }
 

@@ -1,181 +1,239 @@
-"""Numbers about a finished texture beside its exemplar, per lane: copies and coloured speckle.
+"""All measures of a finished texture beside its exemplar, in one record.
 
-A low loss can be a copy of the exemplar, so no loss is read without these beside it.
+Each measure is a function of batches, in a file of its kind: `displacement`, `copies`, `colour`,
+`spectral`, `wavelet`, `artefacts`, `fit`, `perceptual`. docs/quality.md has the table of them.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
-from texsynth.images import luminance, validate_images
+from texsynth.artefacts import (
+    border_contrast,
+    clipped_share,
+    local_contrast_drift,
+    local_mean_drift,
+    out_of_range_share,
+    seam_score,
+)
+from texsynth.colour import colour_covariance_distance, colour_mean_distance, sliced_wasserstein
+from texsynth.copies import layout_correlation, phase_correlation_peak, verbatim_share
+from texsynth.displacement import displacement_score
+from texsynth.features import TapError, TextureNetwork
+from texsynth.fit import GramFit, measure_fit
+from texsynth.images import image_to_tensor, load_exemplar
+from texsynth.pairs import PairError, validate_pairs
+from texsynth.perceptual import PerceptualError, perceptual_distance
+from texsynth.precision import exact_arithmetic
 from texsynth.shapes import Images, PerLane
+from texsynth.spectral import (
+    autocorrelation_error,
+    chroma_noise,
+    colour_spectrum_error,
+    high_frequency_ratio,
+    spectrum_error,
+)
+from texsynth.wavelet import wavelet_kl
 
-PATCH_SIDE = 5
-"""Side of the patches whose nearest neighbours are sought, px (Gonthier et al. 2022)."""
-MAX_ANCHORS = 4_096
-"""Positions at most from which neighbours are compared; a larger texture is sampled on a grid."""
-MAX_DISTANCES = 2**20
-"""Patch distances held at once: 4 MiB of float32, which caches hold."""
-LAYOUT_CELL = 4
-"""Side of the squares that are averaged before layouts are compared, px."""
-FLAT_VARIANCE = 1e-10
-"""Variance of a pixel, channels together, under which an image is flat; one level of 256 in one of
-100,000 pixels has more."""
+AnyImage = Tensor | Image.Image | np.ndarray | str | Path
 
+MIN_SIDE = 32
+"""Shorter side below which nothing is measured, px: coarse wavelets would see borders only."""
 
-def displacement_score(textures: Images, exemplars: Images) -> PerLane:
-    """1 - the share of neighbouring 5x5 patches whose nearest neighbours are neighbours as well.
-
-    For every patch of the texture the nearest patch of the exemplar is found (L2); a pair of
-    patches one px apart, right or below, is coherent if theirs are apart by the same.
-
-    Gonthier, Gousseau, Ladjal, "High-resolution neural texture synthesis with long-range
-    constraints" (JMIV 2022), section 5.
-
-    Args:
-        textures: [B, 3, H, W] in [0, 1].
-        exemplars: [B, 3, H', W'] in [0, 1].
-
-    Returns:
-        [B] in [0, 1]; 0 for a copy, .83 for white noise (neighbours share most of their pixels). A
-        copy scores higher where patches of its exemplar are equal, as in flat areas: any of them
-        may be found. Published means: Gatys .752, with spectrum .763, Efros-Leung .246, image
-        quilting .085.
-
-    Raises:
-        ValueError: if there are not as many textures as exemplars, pixels are not finite, or a side
-            is below 6 px.
-    """
-    validate_images(textures, "textures", lanes=len(exemplars))
-    validate_images(exemplars, "exemplars")
-    for name, images in (("textures", textures), ("exemplars", exemplars)):
-        height, width = images.shape[-2:]
-        if min(height, width) <= PATCH_SIDE:
-            raise ValueError(f"{name} of {width}x{height} px, expected above {PATCH_SIDE}")
-    pairs = zip(textures, exemplars, strict=True)
-    return torch.stack([_displacement_score(texture, exemplar) for texture, exemplar in pairs])
+_PAIR_MEASURES: tuple[Callable[[Images, Images], PerLane], ...] = (
+    *(displacement_score, phase_correlation_peak, verbatim_share),
+    *(colour_mean_distance, colour_covariance_distance, sliced_wasserstein),
+    *(spectrum_error, colour_spectrum_error, autocorrelation_error, wavelet_kl),
+    *(high_frequency_ratio, local_mean_drift, local_contrast_drift),
+)
+_IMAGE_MEASURES: tuple[Callable[[Images], PerLane], ...] = (
+    *(chroma_noise, clipped_share, border_contrast, seam_score),
+)
+"""Measured of the exemplar as well, for a yardstick."""
 
 
-def layout_correlation(textures: Images, exemplars: Images) -> tuple[PerLane, PerLane]:
-    """Normalised cross-correlation of the images averaged over 4x4 px, channels together.
+@dataclass(frozen=True, kw_only=True)
+class QualityMeasures:
+    """Numbers about one texture beside its exemplar; None where something is missing.
 
     Args:
-        textures: [B, 3, H, W] in [0, 1].
-        exemplars: [B, 3, H, W] in [0, 1].
+        displacement_score: 0 copied in small patches, about .8 new.
+        layout_correlation, layout_correlation_shifted: 1 the same layout, at zero shift and at the
+            best cyclic shift.
+        phase_correlation_peak: 1 a cyclic shift of the exemplar.
+        verbatim_share: share covered by 16 px blocks of the exemplar.
+        colour_mean_distance, colour_covariance_distance, sliced_wasserstein: of the colours.
+        spectrum_error, colour_spectrum_error: relative, of the Fourier magnitudes.
+        autocorrelation_error: relative, at lags to a quarter of the side.
+        wavelet_kl: divergence of the wavelet marginals, summed over 27 sub-bands.
+        high_frequency_ratio: fine detail over the exemplar's.
+        local_mean_drift, local_contrast_drift: how much more uneven than the exemplar.
+        out_of_range_share: of the values, before any clamping.
+        chroma_noise, clipped_share, border_contrast, seam_score: of the texture; the same names
+            with `exemplar_` are of the exemplar.
+        gram_errors: relative Gram error of each tap of the loss; empty without a network.
+        held_out_tap, held_out_gram_error: the same of a tap that the loss does not use.
+        perceptual_distance: DISTS.
+        skipped: why, for each measure that is None.
+    """
+
+    out_of_range_share: float
+    chroma_noise: float
+    exemplar_chroma_noise: float
+    clipped_share: float
+    exemplar_clipped_share: float
+    border_contrast: float
+    exemplar_border_contrast: float
+    seam_score: float
+    exemplar_seam_score: float
+    displacement_score: float | None = None
+    layout_correlation: float | None = None
+    layout_correlation_shifted: float | None = None
+    phase_correlation_peak: float | None = None
+    verbatim_share: float | None = None
+    colour_mean_distance: float | None = None
+    colour_covariance_distance: float | None = None
+    sliced_wasserstein: float | None = None
+    spectrum_error: float | None = None
+    colour_spectrum_error: float | None = None
+    autocorrelation_error: float | None = None
+    wavelet_kl: float | None = None
+    high_frequency_ratio: float | None = None
+    local_mean_drift: float | None = None
+    local_contrast_drift: float | None = None
+    gram_errors: Mapping[str, float] = field(default_factory=dict)
+    held_out_tap: str | None = None
+    held_out_gram_error: float | None = None
+    perceptual_distance: float | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def score(
+    texture: AnyImage,
+    exemplar: AnyImage,
+    network: TextureNetwork | None = None,
+    *,
+    perceptual: bool = False,
+) -> QualityMeasures:
+    """All measures of one pair of images of whatever origin.
+
+    Args:
+        texture: a file, a PIL image, an array [H, W, 3] of uint8, or a tensor [3, H, W], float in
+            [0, 1] or uint8. It is measured at its own size: nothing is resized or cropped.
+        exemplar: the same. Of another size, what needs equal sizes is None.
+        network: for the Gram errors; None leaves them out.
+        perceptual: whether the learned distance is wanted.
 
     Returns:
-        Both [B] in [-1, 1], 0 for a flat image: the correlation at zero shift, 1 for a copy, and
-        the largest over all cyclic shifts, 1 for a shifted copy. Before the first, the plane that
-        fits each channel best is taken off: a brightness gradient in common is no copy. The
-        second is large without being a copy where the exemplar is periodic or has a gradient.
+        Plain numbers; `skipped` says why those are missing that are.
 
     Raises:
-        ValueError: if the shapes differ.
+        ImageError: if a file cannot be decoded.
+        OSError: if it cannot be read.
+        PairError: for a side below 32 px.
+        ValueError: for another shape, or pixels that are not finite.
     """
-    if textures.shape != exemplars.shape:
-        raise ValueError(
-            f"textures are {list(textures.shape)}, exemplars {list(exemplars.shape)}; expected the "
-            "same"
+    device = torch.device("cpu") if network is None else network.device
+    textures, exemplars = (_to_tensor(image)[None].to(device) for image in (texture, exemplar))
+    (measures,) = measure_quality(textures, exemplars, network, perceptual=perceptual)
+    return measures
+
+
+@torch.no_grad()
+def measure_quality(
+    textures: Images,
+    exemplars: Images,
+    network: TextureNetwork | None = None,
+    *,
+    perceptual: bool = False,
+) -> tuple[QualityMeasures, ...]:
+    """All measures of B pairs of images, lane by lane.
+
+    Args:
+        textures: [B, 3, H, W], nominally in [0, 1]; values outside count as such and are measured.
+        exemplars: [B, 3, H', W'] in [0, 1], on the same device.
+        network: on that device, for the Gram errors; None leaves them out.
+        perceptual: whether the learned distance is wanted.
+
+    Raises:
+        PairError: for a side below 32 px.
+        ValueError: for images that do not fit each other, or pixels that are not finite.
+    """
+    validate_pairs(textures, exemplars, fewest_px=MIN_SIDE)
+    skipped: dict[str, str] = {}
+    with exact_arithmetic():
+        values = _compare(textures, exemplars, skipped) | _measure_each(textures, exemplars)
+        if perceptual:
+            with _skipping(skipped, "perceptual_distance"):
+                values["perceptual_distance"] = perceptual_distance(textures, exemplars)
+        else:
+            skipped["perceptual_distance"] = "not asked for"
+        fit = _measure_fit(network, textures, exemplars, skipped)
+    if fit.held_out_error is not None:
+        values["held_out_gram_error"] = fit.held_out_error
+    return tuple(
+        QualityMeasures(
+            **{name: value[lane].item() for name, value in values.items()},
+            gram_errors={tap: error[lane].item() for tap, error in fit.errors.items()},
+            held_out_tap=fit.held_out_tap,
+            skipped=skipped,
         )
-    layouts = [functional.avg_pool2d(images, LAYOUT_CELL) for images in (textures, exemplars)]
-    left, right = (_of_unit_norm(_without_plane(layout)) for layout in layouts)
-    at_zero = (left * right).sum((1, 2, 3)).clamp(-1, 1)
-    left, right = (_of_unit_norm(layout - layout.mean((2, 3), keepdim=True)) for layout in layouts)
-    product = torch.fft.rfft2(left) * torch.fft.rfft2(right).conj()
-    shifted = torch.fft.irfft2(product.sum(1), s=left.shape[-2:]).clamp(-1, 1)
-    return at_zero, shifted.flatten(1).amax(1)
-
-
-def chroma_noise(images: Images) -> PerLane:
-    """Energy of chroma above half the Nyquist frequency, as a share of the image's variance.
-
-    Chroma is what remains of R, G, B without the luminance; the gray spectrum term does not see
-    it. Coloured speckle lies there, photographs have next to nothing.
-
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-
-    Returns:
-        [B]; 0 for a gray or a flat image, at most 3 |w|^2 = 1.34 with w the luminance weights.
-    """
-    height, width = images.shape[-2:]
-    chroma = images - luminance(images)[:, None]
-    spectrum: Tensor = torch.fft.fft2(chroma)
-    power = spectrum.abs().square().sum(1) / (height * width)
-    rows = torch.fft.fftfreq(height, device=images.device).abs()[:, None]
-    columns = torch.fft.fftfreq(width, device=images.device).abs()[None, :]
-    fine = torch.maximum(rows, columns) > 0.25
-    variance = (images - images.mean((2, 3), keepdim=True)).square().sum((1, 2, 3))
-    # What a flat image has is rounding noise.
-    varied = variance > FLAT_VARIANCE * height * width
-    return torch.where(varied, (power * fine).sum((1, 2)) / variance, 0)
-
-
-def _of_unit_norm(layout: Images) -> Images:
-    """Divided by the norm over all channels."""
-    norm = layout.flatten(1).norm(dim=1)[:, None, None, None]
-    # A flat image has rounding noise for a layout; it correlates with nothing.
-    return torch.where(norm > 1e-4, layout / norm, 0)
-
-
-def _without_plane(layout: Images) -> Images:
-    """Each channel less its least-squares fit a + b y + c x; on a grid the three are orthogonal."""
-    height, width = layout.shape[-2:]
-    layout = layout - layout.mean((2, 3), keepdim=True)
-    y = torch.arange(height, device=layout.device, dtype=layout.dtype)[:, None].expand(
-        height, width
+        for lane in range(len(textures))
     )
-    x = torch.arange(width, device=layout.device, dtype=layout.dtype)[None, :].expand(height, width)
-    for slope in (y - y.mean(), x - x.mean()):
-        energy = slope.square().sum().clamp(min=1.0)
-        layout = layout - (layout * slope).sum((2, 3), keepdim=True) / energy * slope
-    return layout
 
 
-def _patches(image: Float[Tensor, "3 H W"]) -> Float[Tensor, "H W features"]:
-    """All 5x5 patches that lie inside the image, around 0 against cancellation."""
-    _, height, width = image.shape
-    columns = functional.unfold(image[None] - 0.5, PATCH_SIDE)[0]
-    return columns.T.reshape(height - PATCH_SIDE + 1, width - PATCH_SIDE + 1, -1)
+def _compare(textures: Images, exemplars: Images, skipped: dict[str, str]) -> dict[str, PerLane]:
+    values: dict[str, PerLane] = {}
+    for measure in _PAIR_MEASURES:
+        with _skipping(skipped, measure.__name__):
+            values[measure.__name__] = measure(textures, exemplars)
+    layouts = ("layout_correlation", "layout_correlation_shifted")
+    with _skipping(skipped, *layouts):
+        values |= zip(layouts, layout_correlation(textures, exemplars), strict=True)
+    return values
 
 
-def _displacement_score(
-    texture: Float[Tensor, "3 H W"], exemplar: Float[Tensor, "3 H W"]
-) -> Tensor:
-    queries, keys = _patches(texture), _patches(exemplar)
-    height, width = queries.shape[:2]
-    stride = 1
-    while math.ceil((height - 1) / stride) * math.ceil((width - 1) / stride) > MAX_ANCHORS:
-        stride += 1
-    rows = torch.arange(0, height - 1, stride, device=texture.device)[:, None]
-    columns = torch.arange(0, width - 1, stride, device=texture.device)[None, :]
-    wanted = torch.zeros((height, width), dtype=torch.bool, device=texture.device)
-    for down, right in ((0, 0), (0, 1), (1, 0)):
-        wanted[rows + down, columns + right] = True
-    nearest = torch.zeros((height, width, 2), dtype=torch.int64, device=texture.device)
-    nearest[wanted] = _nearest_positions(queries[wanted], keys)
-    anchor = nearest[rows, columns]
-    coherent = [
-        (nearest[rows + down, columns + right] - anchor == anchor.new_tensor([down, right])).all(-1)
-        for down, right in ((0, 1), (1, 0))
-    ]
-    return 1 - torch.stack(coherent).to(texture.dtype).mean()
+def _measure_each(textures: Images, exemplars: Images) -> dict[str, PerLane]:
+    values = {"out_of_range_share": out_of_range_share(textures)}
+    for measure in _IMAGE_MEASURES:
+        values[measure.__name__] = measure(textures)
+        values[f"exemplar_{measure.__name__}"] = measure(exemplars)
+    return values
 
 
-def _nearest_positions(
-    queries: Float[Tensor, "Q features"], keys: Float[Tensor, "H W features"]
-) -> Int[Tensor, "Q 2"]:
-    """Row and column of each query's nearest key."""
-    width = keys.shape[1]
-    flat = keys.flatten(0, 1)
-    # |q - k|^2 less |q|^2, which all keys have in common.
-    norms, columns = flat.square().sum(1), (-2 * flat).T.contiguous()
-    rows = max(1, MAX_DISTANCES // len(flat))
-    parts = torch.split(queries, rows)
-    nearest = torch.cat([torch.addmm(norms, part, columns).argmin(1) for part in parts])
-    return torch.stack([nearest // width, nearest % width], dim=1)
+def _measure_fit(
+    network: TextureNetwork | None, textures: Images, exemplars: Images, skipped: dict[str, str]
+) -> GramFit:
+    names = ("gram_errors", "held_out_gram_error")
+    if network is None:
+        skipped |= dict.fromkeys(names, "no network given")
+        return GramFit({}, None, None)
+    try:
+        fit = measure_fit(network, textures, exemplars)
+    except TapError as error:
+        skipped |= dict.fromkeys(names, str(error))
+        return GramFit({}, None, None)
+    if fit.held_out_tap is None:
+        skipped["held_out_gram_error"] = "the network has no tap to spare"
+    return fit
+
+
+@contextlib.contextmanager
+def _skipping(skipped: dict[str, str], *names: str) -> Iterator[None]:
+    """Note why these cannot be measured of these images, or here, and go on."""
+    try:
+        yield
+    except (PairError, PerceptualError) as error:
+        skipped |= dict.fromkeys(names, str(error))
+
+
+def _to_tensor(image: AnyImage) -> Tensor:
+    return load_exemplar(image) if isinstance(image, str | Path) else image_to_tensor(image)
