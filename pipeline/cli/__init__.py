@@ -77,6 +77,16 @@ app.command(
     help="Make one sorted data set of what a run has committed so far.",
 )
 app.command(
+    "pipeline.cli.query:query",
+    name="query",
+    help="Ask one or several runs in SQL, or by a named query.",
+)
+app.command(
+    "pipeline.cli.compare:compare",
+    name="compare",
+    help="Say which of two runs is better, measure by measure, on the textures of both.",
+)
+app.command(
     "pipeline.cli.report:report",
     name="report",
     help="Write a contact sheet of a run, worst textures first.",
