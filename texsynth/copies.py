@@ -94,11 +94,12 @@ def phase_correlation_peak(textures: Images, exemplars: Images) -> PerLane:
 
 
 def verbatim_share(textures: Images, exemplars: Images) -> PerLane:
-    """Share of the texture that is covered by blocks found again somewhere in the exemplar.
+    """Share of the texture's area whose blocks are found again somewhere in the exemplar.
 
     A block of 16x16 px is found again if its normalised cross-correlation with the exemplar, of
     luminance less the mean of either window, is at least 0.95 at some position inside. Blocks
-    without contrast are not evidence. Lewis, "Fast normalized cross-correlation" (1995).
+    without contrast are not evidence; the share is of the area of all others. Lewis, "Fast
+    normalized cross-correlation" (1995).
 
     Args:
         textures: [B, 3, H, W] in [0, 1].
@@ -107,7 +108,7 @@ def verbatim_share(textures: Images, exemplars: Images) -> PerLane:
     Returns:
         [B] in [0, 1]: 1 for a copy and near 1 for a patchwork of large patches; near 0 for a
         synthesis, unless the exemplar is made of smooth edges or of equal repeats, of which any
-        sound texture has blocks like the exemplar's. Good is low.
+        sound texture has blocks like the exemplar's. 0 for a flat texture. Good is low.
 
     Raises:
         ValueError: if there are not as many textures as exemplars, pixels are not finite, or a side
@@ -177,9 +178,10 @@ def _verbatim_share(texture: Float[Tensor, "H W"], exemplar: Float[Tensor, "H W"
     varied = norms >= MIN_BLOCK_CONTRAST * BLOCK_SIDE
     found = varied & (_best_match(blocks, exemplar) >= VERBATIM_CORRELATION * norms)
     stamp = texture.new_ones(1, 1, BLOCK_SIDE, BLOCK_SIDE)
-    copied = found.to(texture.dtype).view(1, 1, *grid.shape[:2])
-    covered = functional.conv_transpose2d(copied, stamp, stride=stride) > 0.5
-    return covered.to(texture.dtype).mean()
+    masks = torch.stack([found, varied]).to(texture.dtype).view(2, 1, *grid.shape[:2])
+    copied, sought = (functional.conv_transpose2d(masks, stamp, stride=stride) > 0.5).sum((1, 2, 3))
+    share: Tensor = copied.to(texture.dtype) / sought.clamp(min=1)
+    return share
 
 
 def _best_match(blocks: Float[Tensor, "K side side"], exemplar: Float[Tensor, "H W"]) -> Tensor:

@@ -97,6 +97,11 @@ app.command(
     help="Synthesise textures of single images, without a manifest.",
 )
 app.command(
+    "pipeline.cli.score:score",
+    name="score",
+    help="Measure a texture beside its exemplar: any two images.",
+)
+app.command(
     "pipeline.cli.demo:demo",
     name="demo",
     help="Run the whole job on textures that come with scikit-image.",

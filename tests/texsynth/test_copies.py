@@ -187,8 +187,9 @@ def test_verbatim_share_is_the_loops(draw_images: DrawImages) -> None:
 
 
 def test_large_textures_are_sought_at_fewer_places(draw_images: DrawImages) -> None:
+    large = draw_images(1, 400, 350).float()
+    assert verbatim_share(large, large).item() == 1
     exemplar = draw_images(1, 200, 150).float()
-    assert verbatim_share(exemplar, exemplar).item() == 1
     texture = draw_images(1, 200, 150, seed=1).float()
     assert verbatim_share(texture, exemplar).item() == 0
     texture[..., :100, :] = exemplar[..., 50:150, :]
@@ -196,6 +197,13 @@ def test_large_textures_are_sought_at_fewer_places(draw_images: DrawImages) -> N
 
 
 def test_flat_blocks_are_no_copies(draw_images: DrawImages) -> None:
+    half = draw_images(1, 64, 64).float()
+    half[..., 32:] = 0.5
+    assert verbatim_share(half, half).item() == 1
+    moved = half.roll(16, 3)
+    moved[..., :32] = draw_images(1, 64, 32, seed=1).float()
+    # Copied are 16 px with contrast and as many of flat ones as share a block with them.
+    assert 0.3 < verbatim_share(moved, half).item() < 0.5
     flat = torch.full((1, 3, 32, 32), 0.5)
     assert verbatim_share(flat, flat).item() == 0
     assert verbatim_share(flat, draw_images(1, 32, 32).float()).item() == 0
