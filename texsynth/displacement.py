@@ -16,8 +16,8 @@ PATCH_SIDE = 5
 """Side of the patches whose nearest neighbours are sought, px (Gonthier et al. 2022)."""
 MAX_ANCHORS = 1_024
 """Positions at most from which neighbours are compared; a larger texture is sampled on a grid. By
-the binomial law the standard error is at most 0.012, and all positions cost 16 times as much at
-128 px."""
+the binomial law the standard error is at most 0.012, with less than a fifth of the patches of a
+texture of 128 px."""
 MAX_DISTANCES = 2**20
 """Patch distances held at once: 4 MiB of float32, which caches hold."""
 
