@@ -180,7 +180,8 @@ def _open_dataset(path: Path) -> ds.Dataset:
     """A Parquet file, a fragment per row group.
 
     Arrow reads four fragments ahead; of one fragment it would read ahead nearly everything:
-    measured by `python -m benchmarks.query_speed`, the row "every column, as CSV".
+    measured by `python -m benchmarks.query_speed`, the row
+    "every column, as Parquet".
     """
     options = ds.ParquetFragmentScanOptions(
         page_checksum_verification=True, pre_buffer=False, use_buffered_stream=True
