@@ -18,7 +18,7 @@ LOSS_CURVE = pa.list_(pa.struct([("evaluations", FLOAT), ("loss", FLOAT), ("side
 
 STATUSES = ("ok", "failed", "timeout", "quarantined")
 FLAGGED = "flagged"
-"""Beside the statuses, what can be done again: textures that are copies or above the threshold."""
+"""Beside the statuses, what can be done again: textures that are not accepted."""
 RETRYABLE = (*STATUSES, FLAGGED)
 
 
@@ -110,16 +110,6 @@ LOSS = (
     ),
     Column("objective_taps", pa.list_(STRING), "Taps of the minimised objective at full size."),
     Column("loss_threshold", FLOAT, "What counts as a good loss; null where none applies."),
-    Column(
-        "below_threshold",
-        BOOL,
-        "`float_loss` < `loss_threshold`; null if either is null or NaN.",
-    ),
-    Column(
-        "delivered_below_threshold",
-        BOOL,
-        "`delivered_loss` < `loss_threshold`; null if either is null or NaN.",
-    ),
 )
 
 EFFORT = (
@@ -146,7 +136,7 @@ EFFORT = (
     Column("finished_at", pa.timestamp("ms", tz="UTC"), "When the task ended.", True),
 )
 
-QUALITY = (
+COPYING = (
     Column(
         "displacement_score",
         FLOAT,
@@ -163,21 +153,76 @@ QUALITY = (
         FLOAT,
         "The largest over all cyclic shifts, planes left in; -1 to 1, shifted copies score high.",
     ),
+    Column(
+        "phase_correlation_peak", FLOAT, "Peak of the whitened cross-correlation; 1: shifted copy."
+    ),
+    Column("verbatim_share", FLOAT, "Share covered by 16 px blocks of the exemplar; 0 to 1."),
     Column("copy_displacement_threshold", FLOAT, "A `displacement_score` below this is a copy."),
     Column("copy_layout_threshold", FLOAT, "A `layout_correlation` above this is a copy."),
-    Column(
-        "copy",
-        BOOL,
-        "`displacement_score` < `copy_displacement_threshold` or"
-        " `layout_correlation` > `copy_layout_threshold`; null if any of the four is null or NaN.",
-    ),
+)
+
+QUALITY = (
+    Column("gram_error_taps", pa.list_(STRING), "Taps of `gram_errors`: those of the tap rule."),
+    Column("gram_errors", pa.list_(FLOAT), "Relative Gram error of each; 0: met."),
+    Column("held_out_tap", STRING, "A tap that no loss of this size uses."),
+    Column("held_out_gram_error", FLOAT, "Relative Gram error of that tap."),
+    Column("colour_mean_distance", FLOAT, "Between the mean colours, in RGB of [0, 1]."),
+    Column("colour_covariance_distance", FLOAT, "Between the colours' covariances, relative."),
+    Column("sliced_wasserstein", FLOAT, "Between the colours' distributions, in RGB of [0, 1]."),
+    Column("spectrum_error", FLOAT, "Of the luminance's Fourier magnitudes, relative."),
+    Column("colour_spectrum_error", FLOAT, "Of all three channels' with their phases, relative."),
+    Column("autocorrelation_error", FLOAT, "Relative, at lags up to a quarter of the side."),
+    Column("wavelet_kl", FLOAT, "Divergence of wavelet marginals, summed over 27 sub-bands."),
+    Column("high_frequency_ratio", FLOAT, "Fine detail over the exemplar's; 1 is alike."),
+    Column("local_mean_drift", FLOAT, "How much more uneven in brightness than the exemplar."),
+    Column("local_contrast_drift", FLOAT, "How much more uneven in contrast than the exemplar."),
     Column(
         "chroma_noise",
         FLOAT,
         "Chroma energy above half the Nyquist frequency over the variance; 0 to 1.34, 0 if gray.",
     ),
     Column("exemplar_chroma_noise", FLOAT, "The same of the exemplar."),
+    Column("clipped_share", FLOAT, "Share of the stored values that are 0 or 255."),
+    Column("exemplar_clipped_share", FLOAT, "The same of the exemplar."),
+    Column("border_contrast", FLOAT, "Border ring against the interior."),
+    Column("exemplar_border_contrast", FLOAT, "The same of the exemplar."),
+    Column("seam_score", FLOAT, "Step across the periodic seam over steps inside; 1: no seam."),
+    Column("exemplar_seam_score", FLOAT, "The same of the exemplar."),
     Column("out_of_range", FLOAT, "Share of pixel values outside [0, 1] before clamping; 0 to 1."),
+)
+
+EXEMPLAR = (
+    Column(
+        "exemplar_kind",
+        STRING,
+        "flat, not_stationary, too_few_repeats, regular or stochastic, the first that holds.",
+    ),
+    Column("autocorrelation_peak", FLOAT, "Highest outside the centre; 0 where there is none."),
+    Column("dominant_period_px", FLOAT, "Distance of that peak, px; null where there is none."),
+    Column("quadrant_spread", FLOAT, "Distance of the quadrants' colours, in units of contrast."),
+    Column("exemplar_contrast", FLOAT, "Root mean variance of a channel; 0 to 0.5."),
+)
+
+FLAGS = (
+    Column("below_threshold", BOOL, "The float loss is called good."),
+    Column("delivered_below_threshold", BOOL, "The loss of the stored image is called good."),
+    Column("converged", BOOL, "It ended because the loss no longer fell."),
+    Column("copy", BOOL, "The exemplar again, in small patches, in layout or in blocks."),
+    Column("shifted_copy", BOOL, "The exemplar again, cyclically shifted."),
+    Column("clipped", BOOL, "Far more black or white than the exemplar."),
+    Column("noisy", BOOL, "More fine detail or coloured speckle than the exemplar."),
+    Column("off_colour", BOOL, "Other colours than the exemplar."),
+    Column("structure_lost", BOOL, "What the loss does not see is not met."),
+    Column(
+        "not_a_texture", BOOL, "The exemplar is flat, not stationary, or has too few repeats."
+    ),
+    Column("accepted", BOOL, "A texture with none of the faults above."),
+    Column(
+        "flag_rules",
+        pa.list_(pa.struct([("flag", STRING), ("rule", STRING)])),
+        "The rule of every flag in this row: SQL over the other columns; unknown numbers make a"
+        " flag null.",
+    ),
 )
 
 PROVENANCE = (
@@ -196,7 +241,10 @@ GROUPS: dict[str, tuple[Column, ...]] = {
     "Source": SOURCE,
     "Loss": LOSS,
     "Effort": EFFORT,
+    "Copying": COPYING,
     "Quality": QUALITY,
+    "Exemplar": EXEMPLAR,
+    "Flags": FLAGS,
     "Provenance": PROVENANCE,
 }
 

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.columns import RETRYABLE
 from pipeline.crops import CropMode
+from pipeline.flags import resolve_rules, validate_rules
+from pipeline.schema import row_schema
 from texsynth import SynthesisConfig
 from texsynth.config import ALGORITHM_VERSION, ConfigError, PresetName
 from texsynth.decoding import DEFAULT_MAX_PIXELS
@@ -79,8 +81,8 @@ class RunConfig(BaseModel):
     )
     retry: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = Field(
         (),
-        description="Whose tasks are done again: failed, timeout, quarantined, or flagged (a copy,"
-        " or above the loss threshold; under another seed).",
+        description="Whose tasks are done again: failed, timeout, quarantined, or flagged (not"
+        " accepted; under another seed).",
     )
     max_attempts: int = Field(
         3, ge=1, description="Deaths of its process after which a task is quarantined."
@@ -102,6 +104,9 @@ class RunConfig(BaseModel):
     )
     copy_layout_threshold: float = Field(
         0.8, ge=-1, le=1, description="A layout correlation above this makes a copy."
+    )
+    flag_rules: Annotated[dict[str, str], Hidden] = Field(
+        default_factory=dict, description="Rules of flags that differ from the standing ones."
     )
     max_pixels: int = Field(
         DEFAULT_MAX_PIXELS, ge=1, description="Larger sources are refused before decoding."
@@ -140,7 +145,9 @@ class RunConfig(BaseModel):
 
         Raises:
             ConfigError: as `resolve_synthesis`, or if several crops are not random.
+            RuleError: for a flag that does not exist, or a rule that is none.
         """
+        validate_rules(resolve_rules(self.flag_rules), row_schema())
         if self.crops > 1 and self.crop != "random":
             raise ConfigError(
                 f"crops is {self.crops} with crop {self.crop!r}, expected crop 'random'"

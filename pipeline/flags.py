@@ -14,12 +14,24 @@ import duckdb
 import pyarrow as pa
 import pyarrow.types as pt
 
+FAULTS = (
+    *("copy", "shifted_copy", "clipped", "noisy", "off_colour", "structure_lost", "not_a_texture"),
+)
+"""Flags of which an accepted texture has none."""
 RULES: dict[str, str] = {
     "below_threshold": "float_loss < loss_threshold",
     "delivered_below_threshold": "delivered_loss < loss_threshold",
     "converged": "stop_reason = 'plateau'",
     "copy": "displacement_score < copy_displacement_threshold"
-    " OR layout_correlation > copy_layout_threshold",
+    " OR layout_correlation > copy_layout_threshold OR verbatim_share > 0.3",
+    "shifted_copy": "phase_correlation_peak > 0.5",
+    "clipped": "clipped_share > exemplar_clipped_share + 0.1",
+    "noisy": "high_frequency_ratio > 2 OR chroma_noise > 3 * exemplar_chroma_noise + 0.01",
+    "off_colour": "colour_mean_distance > 0.05 OR sliced_wasserstein > 0.05",
+    "structure_lost": "autocorrelation_error > 0.5 OR held_out_gram_error > 0.5",
+    "not_a_texture": "exemplar_kind IN ('flat', 'not_stationary', 'too_few_repeats')",
+    "accepted": "status = 'ok' AND delivered_below_threshold IS NOT FALSE AND "
+    + " AND ".join(f"{fault} IS NOT TRUE" for fault in FAULTS),
 }
 """Rule of every flag, in the order in which they are computed."""
 
@@ -80,17 +92,20 @@ def evaluate_rules(table: pa.Table, rules: Mapping[str, str]) -> pa.Table:
 
     Args:
         table: rows with the columns that the rules name; stored flags are not looked at.
-        rules: expression by flag, found good by `validate_rules`.
+        rules: expression by flag.
 
     Raises:
-        duckdb.Error: for a rule that was not.
+        RuleError: if DuckDB refuses one.
     """
     rows = _plain_columns(table, rules)
     query = _without_nan(rows.schema)
     for name, rule in rules.items():
         query = _with_flag(query, name, rule)
     flags = ", ".join(map(_quote, rules))
-    return _run(rows, f"SELECT {flags} FROM ({query})")  # noqa: S608 - quoted names
+    try:
+        return _run(rows, f"SELECT {flags} FROM ({query})")  # noqa: S608 - quoted names
+    except duckdb.Error as error:
+        raise RuleError(f"rules {dict(rules)}: {error}") from error
 
 
 def _plain_columns(table: pa.Table, but: Collection[str]) -> pa.Table:

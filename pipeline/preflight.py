@@ -22,7 +22,9 @@ from pipeline.tasks import TASK_COLUMNS, expand_tasks
 from texsynth.config import ConfigError
 from texsynth.synthesis import compute_levels, make_batches
 
-THRESHOLDS = ("loss_threshold", "copy_displacement_threshold", "copy_layout_threshold")
+THRESHOLDS = (
+    *("loss_threshold", "copy_displacement_threshold", "copy_layout_threshold", "flag_rules"),
+)
 """Settings that change no texture but stand in every row beside the flags made with them."""
 
 

@@ -21,7 +21,7 @@ from pipeline.columns import FLAGGED, RETRYABLE
 from pipeline.rundir import RunDirectory, write_json_atomic, write_table_atomic
 from pipeline.tasks import task_seed
 
-KEYS = ("task_id", "status", "attempts", "seed", "copy", "below_threshold")
+KEYS = ("task_id", "status", "attempts", "seed", "accepted")
 """Columns of the committed rows that tell what is left to do."""
 MEND = (
     "put back a copy, or give the same command with another --out and copy the run.json that it "
@@ -143,7 +143,7 @@ def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] =
         tasks: All tasks of the manifest, with a column `task_id`, each once.
         committed: The columns KEYS of the committed rows, each task once.
         retry: Statuses of committed rows whose tasks are done again; `flagged` stands for the
-            textures that are copies or above their threshold.
+            textures that are not accepted.
 
     Returns:
         The tasks left, in their order, with a column `attempts` (int32), as of its row: 0 for a
@@ -173,9 +173,8 @@ def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] =
 
 
 def _is_flagged(committed: pa.Table) -> pa.ChunkedArray:
-    copy = pc.fill_null(committed["copy"], False)
-    above = pc.invert(pc.fill_null(committed["below_threshold"], True))
-    return pc.and_(pc.equal(committed["status"], "ok"), pc.or_(copy, above))
+    refused = pc.invert(pc.fill_null(committed["accepted"], True))
+    return pc.and_(pc.equal(committed["status"], "ok"), refused)
 
 
 def _with_seeds(tasks: pa.Table, seeds: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.Table:

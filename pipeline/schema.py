@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.columns import COLUMNS, GROUPS, STATUSES, Column
+from pipeline.flags import RULES, evaluate_rules, resolve_rules
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION_KEY = b"texsynth_schema_version"
 # `datasets` takes an Image feature from here and derives every other feature from its Arrow type.
 HUGGINGFACE_METADATA = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
 
 RESERVED_COLUMNS = frozenset(column.name for column in COLUMNS)
 REQUIRED_COLUMNS = tuple(column.name for column in COLUMNS if column.required)
-FLAGS = ("below_threshold", "delivered_below_threshold", "copy")
 
 
 class SchemaError(ValueError):
@@ -106,31 +106,27 @@ def rows_to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Ta
 
 
 def compute_flags(table: pa.Table) -> pa.Table:
-    """The table with its three flags computed from the numbers and thresholds in the same row.
+    """The table with its flags computed from the numbers in the same row, by the rules that it has.
 
-        below_threshold = float_loss < loss_threshold
-        delivered_below_threshold = delivered_loss < loss_threshold
-        copy = displacement_score < copy_displacement_threshold
-               or layout_correlation > copy_layout_threshold
+    A row without rules gets the standing ones.
 
-    A flag is null where any number that it needs is null or NaN.
+    Raises:
+        RuleError: A row has rules that cannot be evaluated, or not one for every flag.
     """
-
-    def number(name: str) -> pa.ChunkedArray:
-        values = table[name]
-        return pc.if_else(pc.is_nan(values), None, values)
-
-    threshold = number("loss_threshold")
-    near = pc.less(number("displacement_score"), number("copy_displacement_threshold"))
-    laid_out = pc.greater(number("layout_correlation"), number("copy_layout_threshold"))
-    flags = (
-        pc.less(number("float_loss"), threshold),
-        pc.less(number("delivered_loss"), threshold),
-        pc.or_(near, laid_out),
-    )
-    for name, values in zip(FLAGS, flags, strict=True):
+    own = table["flag_rules"].to_pylist()
+    standing = [{"flag": flag, "rule": rule} for flag, rule in RULES.items()]
+    sets = {json.dumps(rules): rules for rules in (rules or standing for rules in own)}
+    keys = pa.array([json.dumps(rules or standing) for rules in own], pa.string())
+    flags = {name: pa.nulls(len(table), pa.bool_()) for name in RULES}
+    for key, rules in sets.items():
+        computed = evaluate_rules(table, resolve_rules({r["flag"]: r["rule"] for r in rules}))
+        here = pc.equal(keys, key)
+        flags = {name: pc.if_else(here, computed[name], flags[name]) for name in RULES}
+    values = [json.loads(key) for key in keys.to_pylist()]
+    rules_column = pa.array(values, table.schema.field("flag_rules").type)
+    for name, column in {**flags, "flag_rules": rules_column}.items():
         index = table.schema.get_field_index(name)
-        table = table.set_column(index, table.schema.field(index), values)
+        table = table.set_column(index, table.schema.field(index), column)
     return table
 
 

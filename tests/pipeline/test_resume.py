@@ -55,7 +55,7 @@ def tasks_of(*task_ids: str | None) -> pa.Table:
 
 def committed_of(*rows: tuple[str, str, int]) -> pa.Table:
     names = [("task_id", pa.string()), ("status", pa.string()), ("attempts", pa.int32())]
-    names += [("seed", pa.int64()), ("copy", pa.bool_()), ("below_threshold", pa.bool_())]
+    names += [("seed", pa.int64()), ("accepted", pa.bool_())]
     values = [dict(zip(("task_id", "status", "attempts"), row, strict=True)) for row in rows]
     return pa.Table.from_pylist(values, schema=pa.schema(names))
 
@@ -128,8 +128,7 @@ def test_flagged_textures_are_done_again_under_another_seed() -> None:
         "status": ["ok", "ok", "ok", "ok", "timeout", "failed"],
         "attempts": [1, 1, 2, 1, 1, 1],
         "seed": [0, 1, 2, 3, 4, 77],
-        "copy": [False, True, False, None, True, None],
-        "below_threshold": [True, None, False, None, None, None],
+        "accepted": [True, False, False, None, False, False],
     }
     committed = pa.table(columns)
     tasks = pa.table({"task_id": columns["task_id"], "seed": range(6)})

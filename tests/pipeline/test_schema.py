@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.columns import COLUMNS
+from pipeline.flags import FAULTS, RULES
 from pipeline.schema import (
-    FLAGS,
     RESERVED_COLUMNS,
     SchemaError,
     carried_columns,
@@ -50,7 +50,7 @@ def test_carried_columns_may_not_collide(names: list[str]) -> None:
 
 def test_a_schema_of_another_version_or_type_is_named() -> None:
     schema = row_schema()
-    with pytest.raises(SchemaError, match="version: got None, expected 2"):
+    with pytest.raises(SchemaError, match="version: got None, expected 3"):
         carried_columns(schema.remove_metadata())
     index = schema.get_field_index("seed")
     with pytest.raises(SchemaError, match="got 'seed: string', expected 'seed: int64'"):
@@ -76,16 +76,36 @@ def test_rows_that_do_not_fit_are_refused(
         rows_to_table([make_row("t", **values)], row_schema())
 
 
-def flags_of(make_table: Callable[..., pa.Table], **numbers: float | None) -> dict[str, Any]:
-    row: dict[str, Any] = make_table(["t"], **numbers).select(FLAGS).to_pylist()[0]
+def flags_of(make_table: Callable[..., pa.Table], **numbers: Any) -> dict[str, Any]:
+    row: dict[str, Any] = make_table(["t"], **numbers).select(list(RULES)).to_pylist()[0]
     return row
 
 
 def test_threshold_flags(make_table: Callable[..., pa.Table]) -> None:
     flags = flags_of(make_table, float_loss=1499.9, delivered_loss=1500.0, loss_threshold=1500.0)
-    assert flags == {"below_threshold": True, "delivered_below_threshold": False, "copy": None}
+    assert (flags["below_threshold"], flags["delivered_below_threshold"]) == (True, False)
+    assert flags["accepted"] is False
     without = flags_of(make_table, float_loss=1499.9, delivered_loss=1500.0)
-    assert without == dict.fromkeys(FLAGS)
+    assert without == dict.fromkeys(RULES) | {"accepted": True}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_accepted_texture_has_no_fault(make_table: Callable[..., pa.Table], fault: str) -> None:
+    rules = [{"flag": name, "rule": rule} for name, rule in (RULES | {fault: "true"}).items()]
+    assert flags_of(make_table)["accepted"] is True
+    assert flags_of(make_table, flag_rules=rules)["accepted"] is False
+    assert flags_of(make_table, status="timeout")["accepted"] is False
+
+
+def test_rows_follow_their_own_rules(make_table: Callable[..., pa.Table]) -> None:
+    other = [{"flag": name, "rule": rule} for name, rule in (RULES | {"noisy": "true"}).items()]
+    standing = [{"flag": name, "rule": rule} for name, rule in RULES.items()]
+    table = pa.concat_tables(
+        [make_table(["a"], flag_rules=other), make_table(["b"]), make_table(["c"])]
+    )
+    again = compute_flags(table)
+    assert again["noisy"].to_pylist() == [True, None, None]
+    assert again["flag_rules"].to_pylist() == [other, standing, standing]
 
 
 @pytest.mark.parametrize(
@@ -96,8 +116,9 @@ def test_threshold_flags(make_table: Callable[..., pa.Table]) -> None:
         (0.8, 0.9, True),
         (0.5, 0.9, True),
         (0.6, 0.7, False),
-        (None, 0.9, None),
-        (0.5, math.nan, None),
+        (None, 0.9, True),
+        (None, 0.2, None),
+        (0.8, math.nan, None),
     ],
 )
 def test_copy_flag(
@@ -112,6 +133,7 @@ def test_copy_flag(
         layout_correlation=layout,
         copy_displacement_threshold=0.6,
         copy_layout_threshold=0.7,
+        verbatim_share=0.0,
     )
     assert flags["copy"] is copy
 

@@ -27,9 +27,10 @@ from safetensors.numpy import save_file
 from pipeline.attempts import AttemptFile
 from pipeline.columns import STATUSES
 from pipeline.finalize import finalize
+from pipeline.flags import RULES as FLAGS
 from pipeline.resume import RunRecord, write_run_record, write_tasks
 from pipeline.rundir import NotARunError, RunDirectory
-from pipeline.schema import FLAGS, compute_flags, row_schema, rows_to_table
+from pipeline.schema import compute_flags, row_schema, rows_to_table
 from pipeline.session import hold_run
 from pipeline.shards import commit_rows
 from pipeline.tasks import task_seed
@@ -231,13 +232,30 @@ def set_column(name: str, value: Any) -> Callable[[pa.Table], pa.Table]:
     return change
 
 
+UNFLAGGED: dict[str, Any] = {
+    **{"displacement_score": 0.9, "copy_displacement_threshold": 0.5, "verbatim_share": 0.0},
+    **{"layout_correlation": 0.1, "copy_layout_threshold": 0.8, "phase_correlation_peak": 0.0},
+    **{"loss_threshold": 1e12, "stop_reason": "budget", "exemplar_kind": "regular"},
+    **{"clipped_share": 0.0, "exemplar_clipped_share": 0.0, "high_frequency_ratio": 1.0},
+    **{"chroma_noise": 0.0, "exemplar_chroma_noise": 0.0, "colour_mean_distance": 0.0},
+    **{"sliced_wasserstein": 0.0, "autocorrelation_error": 0.0, "held_out_gram_error": 0.0},
+}
+"""Numbers of a texture without a fault."""
+
+
+def test_rules_that_are_none_are_found(story: Story) -> None:
+    path = story.commit(story.ids, **UNFLAGGED)
+    rewrite(path, set_column("flag_rules", [{"flag": "copy", "rule": "a <"}]))
+    assert "flag_rules" in problems_of(story.run)["flags"]
+
+
 @pytest.mark.parametrize("name", FLAGS)
-@pytest.mark.parametrize("value", [True, None])
-def test_a_flag_must_agree_with_its_numbers(story: Story, name: str, value: bool | None) -> None:
-    numbers = {"displacement_score": 0.9, "copy_displacement_threshold": 0.5}
-    numbers |= {"layout_correlation": 0.1, "copy_layout_threshold": 0.8, "loss_threshold": 1.0}
-    path = story.commit(story.ids, **numbers)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_flag_must_agree_with_its_numbers(story: Story, name: str, known: bool) -> None:
+    path = story.commit(story.ids, **UNFLAGGED)
     assert problems_of(story.run) == {}
+    right = name in ("below_threshold", "delivered_below_threshold", "accepted")
+    value = (not right) if known else None
     rewrite(path, set_column(name, value))
     problems = problems_of(story.run)
     assert list(problems) == ["flags"]
