@@ -16,7 +16,7 @@ class CategoryRow:
     Attributes:
         name: The category; None for rows without one.
         rows: All of them.
-        good, flagged, failed: Rows without a fault, with one or more, and without a texture;
+        good, flagged, failed: Textures that are accepted, that are not, and rows without one;
             together all rows.
         faults: Rows at fault by each flag, in the order of the flags.
         medians: Of each measure, in their order; NaN where there is no number.
@@ -37,16 +37,16 @@ def tabulate_categories(
     """The categories of a run, those with the largest share of bad rows first.
 
     Args:
-        rows: With `category`, `status`, and the columns of measures and flags.
+        rows: With `category`, `status`, `flagged`, and the columns of measures and flags.
         measures: Medians are taken of them, over the rows with status ok.
-        flags: A row whose flag is null is not at fault.
+        flags: One value of each is bad news; a row whose flag is null is not at fault.
     """
     made = rows["status"] == "ok"
     at_fault = pd.DataFrame(
         {flag.name: made & (rows[flag.name] == (not flag.good_news)) for flag in flags},
         index=rows.index,
     )
-    flagged = at_fault.any(axis="columns")
+    flagged = rows["flagged"]
     categories = []
     for name, group in rows.groupby("category", dropna=False, sort=True):
         here = group.index

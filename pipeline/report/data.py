@@ -16,10 +16,9 @@ from pipeline.columns import STATUSES
 from pipeline.report.gallery import Gallery, to_records
 from pipeline.report.measures import Flag, Measure
 from pipeline.report.pictures import TILE_SIDE, TILES_PER_SIDE
-from pipeline.report.text import describe_flag, judge
 
 DIGITS = 7
-VERDICT_CODES = {"good": 1, "bad": 0, "none": -1}
+FLAG_CODES = {True: 1, False: 0, None: -1}
 
 
 def report_script(gallery: Gallery, pictures: str) -> str:
@@ -55,12 +54,10 @@ def _measure(measure: Measure) -> dict[str, Any]:
 
 
 def _flag(flag: Flag) -> dict[str, Any]:
-    words = dict(zip(("true", "false", "null"), flag.words, strict=True))
     return {
         "name": flag.name,
-        "good": words["true" if flag.good_news else "false"],
-        "bad": words["false" if flag.good_news else "true"],
-        "none": words["null"],
+        "goodNews": flag.good_news,
+        "words": flag.words,
         "description": flag.description,
     }
 
@@ -80,7 +77,7 @@ def _exemplars(gallery: Gallery) -> dict[str, list[Any]]:
 
 
 def _rows(gallery: Gallery) -> dict[str, Any]:
-    rows, flags = gallery.rows, gallery.flags
+    rows = gallery.rows
     records = to_records(rows)
     return {
         "task": rows["task_id"].tolist(),
@@ -103,18 +100,12 @@ def _rows(gallery: Gallery) -> dict[str, Any]:
             measure.name: round_numbers(rows[measure.name]) for measure in gallery.measures
         },
         "flags": {
-            flag.name: [VERDICT_CODES[judge(flag, record[flag.name])] for record in records]
-            for flag in flags
+            flag.name: [FLAG_CODES[record[flag.name]] for record in records]
+            for flag in gallery.flags
         },
-        "reasons": [_reasons(flags, record) for record in records],
+        "flagged": rows["flagged"].astype(int).tolist(),
+        "reasons": gallery.reasons,
     }
-
-
-def _reasons(flags: tuple[Flag, ...], record: dict[str, Any]) -> list[str]:
-    """What is wrong with a row, in words."""
-    return [
-        describe_flag(flag, record) for flag in flags if judge(flag, record[flag.name]) == "bad"
-    ]
 
 
 def round_numbers(values: pd.Series[Any]) -> list[float | None]:

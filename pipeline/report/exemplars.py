@@ -13,9 +13,6 @@ from pipeline.crops import cut_square
 from pipeline.reading import read_image_bytes
 from texsynth.decoding import DEFAULT_MAX_PIXELS, ImageError, load_image
 
-ROW_COLUMNS = ("path", "exemplar_sha256", "crop_left", "crop_top", "crop_side", "width")
-"""What of a row says which exemplar it was made from."""
-
 
 def recut_exemplar(
     row: Mapping[str, Any],
@@ -27,7 +24,7 @@ def recut_exemplar(
     """The exemplar of a row, cut again from its source file.
 
     Args:
-        row: Of the run's metrics, at least ROW_COLUMNS; a null is None.
+        row: Of the run's metrics; a null is None.
         root: Of the paths, as in `run.json`.
         allow_outside_root: Whether the run took paths that leave the root.
         max_pixels: Of a source that the run took.

@@ -20,18 +20,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.committed import FileProblem, Scan, read_rows
-from pipeline.report.exemplars import ROW_COLUMNS, encode_png, recut_exemplar
-from pipeline.report.measures import Flag, Measure, columns_of, find_flags, find_measures
+from pipeline.report.exemplars import encode_png, recut_exemplar
+from pipeline.report.measures import ACCEPTED, Flag, Measure, find_flags, find_measures
 from pipeline.report.pictures import PictureWriter
+from pipeline.report.reasons import describe_faults
 from pipeline.report.spectra import compute_spectrum_difference, draw_spectrum_difference
 from pipeline.resume import RunRecord
+from pipeline.schema import row_schema
 from texsynth.decoding import ImageError, load_image
 
-TEXT_COLUMNS = (
-    *("task_id", "exemplar_id", "category", "crop", "variation", "attempts", "status"),
-    *("error_type", "error", "stop_reason", "height", "upscaled", "delivered_loss"),
-    *("preset", "texsynth_version", "torch_version", "device"),
-)
 BATCH_ROWS = 256
 """With PNGs of 256 px this is 40 MB of files and 50 MB of decoded pictures."""
 WORKERS = min(8, os.cpu_count() or 1)
@@ -71,6 +68,8 @@ class Gallery:
 
     Attributes:
         rows: One row per task in stored order; `exemplar` is the index into `exemplars`.
+            `flagged` says of a texture whether it is not accepted.
+        reasons: What is wrong with each row, in words.
         measures, flags: Those that any row has.
         textures: Of each row.
         exemplars: In stored order.
@@ -79,6 +78,7 @@ class Gallery:
     """
 
     rows: pd.DataFrame
+    reasons: list[list[str]]
     measures: tuple[Measure, ...]
     flags: tuple[Flag, ...]
     textures: list[Texture]
@@ -101,15 +101,17 @@ def build_gallery(
         writer: Takes the pictures.
         limit: How many textures are written at full size at most, the worst of them.
     """
-    measures, flags = find_measures(), find_flags()
-    names = list(dict.fromkeys((*TEXT_COLUMNS, *ROW_COLUMNS, *columns_of(measures, flags))))
-    rows: pd.DataFrame = read_rows(scan, scan.winners, names).to_pandas()
+    table = _read_numbers(scan)
+    reasons = describe_faults(table, find_flags())
+    rows: pd.DataFrame = table.drop_columns("flag_rules").to_pandas()
     rows["exemplar"] = rows.groupby(["exemplar_id", "crop"], sort=False).ngroup()
+    rows["flagged"] = (rows["status"] == "ok") & (rows[ACCEPTED] == False)  # noqa: E712 - or null
     worst = order_worst_first(rows[rows["status"] == "ok"]).head(limit).index
     gallery = Gallery(
         rows,
-        tuple(measure for measure in measures if rows[measure.name].notna().any()),
-        tuple(flag for flag in flags if rows[flag.name].notna().any()),
+        reasons,
+        tuple(measure for measure in find_measures() if rows[measure.name].notna().any()),
+        tuple(flag for flag in find_flags() if rows[flag.name].notna().any()),
         [Texture() for _ in range(len(rows))],
         [Exemplar(first) for first in to_records(rows.drop_duplicates("exemplar"))],
         scan.problems,
@@ -223,6 +225,12 @@ def _batches(exemplar_of_row: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         if end - begin >= BATCH_ROWS or end == len(order):
             yield order[begin:end]
             begin = end
+
+
+def _read_numbers(scan: Scan) -> pa.Table:
+    """The rows without images, curves and other lists; the rules of their flags stay."""
+    plain = [field.name for field in row_schema() if not pa.types.is_nested(field.type)]
+    return read_rows(scan, scan.winners, [*plain, "flag_rules"])
 
 
 def _read_pngs(scan: Scan, rows: NDArray[np.int64]) -> list[bytes | None]:

@@ -1,8 +1,8 @@
 """Which columns of a row are measures and which are flags, read off the row schema.
 
-A new float column of a group that is not listed in NOT_MEASURED is a measure, a new boolean column
-is a flag; nothing here needs to know its name. The rule of a flag stands in its description, as in
-"`float_loss` < `loss_threshold`".
+A column of numbers in a group that is not listed in NOT_MEASURED is a measure, a boolean column is
+a flag; nothing here needs to know their names. The rules of the flags say at which end of a measure
+the bad textures are, and where its threshold is.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.columns import BOOL, GROUPS, Column
+from pipeline.flags import FAULTS, RULES
 
 NOT_MEASURED = frozenset({"Task", "Texture", "Source", "Provenance"})
 THRESHOLD_SUFFIX = "_threshold"
-RULE = re.compile(rf"`(\w+)` ([<>]) `(\w+{THRESHOLD_SUFFIX})`")
-# Flags that are good news when they are true; all others are faults.
-GOOD_NEWS = frozenset({"below_threshold", "delivered_below_threshold", "converged", "accepted"})
+# A measure and a column or number, with nothing added to it.
+COMPARISON = re.compile(r"\b([a-z]\w*) ([<>]) ([\w.]+)(?= OR | AND |\)|$)")
+ACCEPTED = "accepted"
+GOOD_NEWS = frozenset({"below_threshold", "delivered_below_threshold", ACCEPTED})
 # What a flag says when it is true, false and null, where its name does not say it well.
 FLAG_WORDS = {
     "below_threshold": (
@@ -32,24 +34,15 @@ FLAG_WORDS = {
         "delivered loss above the threshold",
         "delivered loss: not applicable",
     ),
-    "copy": ("copy of its exemplar", "no copy", "copy: not applicable"),
+    "copy": ("copy of its exemplar", "no copy", "copy: not known"),
+    "shifted_copy": ("shifted copy", "no shifted copy", "shifted copy: not known"),
+    "not_a_texture": (
+        "exemplar is not a texture",
+        "exemplar is a texture",
+        "exemplar: not known whether a texture",
+    ),
     "upscaled": ("exemplar upscaled", "exemplar not upscaled", "upscaled: not known"),
 }
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A comparison that makes a flag true.
-
-    Attributes:
-        measure: Name of the column that is compared.
-        above: Whether the flag is true above the threshold; else below it.
-        threshold: Name of the column that holds the threshold.
-    """
-
-    measure: str
-    above: bool
-    threshold: str
 
 
 @dataclass(frozen=True)
@@ -59,16 +52,14 @@ class Flag:
     Attributes:
         name: Name of the column.
         description: Its description in the schema.
-        good_news: Whether true is good.
+        good_news: Whether true is good; None where neither value is good or bad.
         words: What it says when it is true, false and null.
-        rules: Those that its description names.
     """
 
     name: str
     description: str
-    good_news: bool
+    good_news: bool | None
     words: tuple[str, str, str]
-    rules: tuple[Rule, ...]
 
 
 @dataclass(frozen=True)
@@ -79,16 +70,15 @@ class Measure:
         name: Name of the column.
         label: The name in words.
         description: Its description in the schema.
-        low_is_worst: Whether small values are the bad ones; taken from the rules of the flags, and
-            False where none speaks of it.
-        threshold: Column of the threshold that it is held against, if there is one.
+        low_is_worst: Whether small values are the bad ones; False where no rule tells.
+        threshold: What a rule compares it with, a number or the name of a column.
     """
 
     name: str
     label: str
     description: str
     low_is_worst: bool
-    threshold: str | None
+    threshold: float | str | None
 
 
 def find_flags(groups: Mapping[str, tuple[Column, ...]] = GROUPS) -> tuple[Flag, ...]:
@@ -97,24 +87,28 @@ def find_flags(groups: Mapping[str, tuple[Column, ...]] = GROUPS) -> tuple[Flag,
     return tuple(map(_flag, columns))
 
 
-def find_measures(groups: Mapping[str, tuple[Column, ...]] = GROUPS) -> tuple[Measure, ...]:
-    """The columns of numbers that say something of a texture, in the order of the schema."""
-    rules = {rule.measure: (rule, flag) for flag in find_flags(groups) for rule in flag.rules}
-    columns = [
-        column
-        for group, members in groups.items()
+def find_measures(
+    groups: Mapping[str, tuple[Column, ...]] = GROUPS, rules: Mapping[str, str] = RULES
+) -> tuple[Measure, ...]:
+    """The columns of numbers that say something of a texture, in the order of the schema.
+
+    Args:
+        groups: Columns by group.
+        rules: Expression by flag.
+    """
+    compared = _comparisons(find_flags(groups), rules)
+    return tuple(
+        Measure(
+            column.name,
+            label_of(column.name),
+            _plain(column.description),
+            *compared.get(column.name, (False, None)),
+        )
+        for group, columns in groups.items()
         if group not in NOT_MEASURED
-        for column in members
+        for column in columns
         if _is_number(column.type) and not column.name.endswith(THRESHOLD_SUFFIX)
-    ]
-    measures = []
-    for column in columns:
-        rule, flag = rules.get(column.name, (None, None))
-        low = rule is not None and flag is not None and rule.above == flag.good_news
-        threshold = None if rule is None else rule.threshold
-        said = _plain(column.description)
-        measures.append(Measure(column.name, label_of(column.name), said, low, threshold))
-    return tuple(measures)
+    )
 
 
 def label_of(name: str) -> str:
@@ -122,12 +116,31 @@ def label_of(name: str) -> str:
     return name.replace("_", " ")
 
 
+def _comparisons(
+    flags: tuple[Flag, ...], rules: Mapping[str, str]
+) -> dict[str, tuple[bool, float | str]]:
+    """By measure: whether low is worst, and the threshold."""
+    found = {}
+    for flag in flags:
+        if flag.good_news is not None and flag.name != ACCEPTED:
+            for measure, sign, threshold in COMPARISON.findall(rules.get(flag.name, "")):
+                low_is_worst = (sign == "<") != flag.good_news
+                found[measure] = (low_is_worst, _number_or_name(threshold))
+    return found
+
+
+def _number_or_name(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _flag(column: Column) -> Flag:
     name, label = column.name, label_of(column.name)
-    found = RULE.findall(column.description)
-    rules = tuple(Rule(measure, sign == ">", threshold) for measure, sign, threshold in found)
-    words = FLAG_WORDS.get(name, (label, f"not {label}", f"{label}: not applicable"))
-    return Flag(name, _plain(column.description), name in GOOD_NEWS, words, rules)
+    good_news = True if name in GOOD_NEWS else False if name in FAULTS else None
+    words = FLAG_WORDS.get(name, (label, f"not {label}", f"{label}: not known"))
+    return Flag(name, _plain(column.description), good_news, words)
 
 
 def _plain(description: str) -> str:
@@ -136,10 +149,3 @@ def _plain(description: str) -> str:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
-
-
-def columns_of(measures: tuple[Measure, ...], flags: tuple[Flag, ...]) -> list[str]:
-    """The columns of measures and flags, and those that the rules of the flags compare."""
-    compared = [x for flag in flags for rule in flag.rules for x in (rule.measure, rule.threshold)]
-    names = [*(measure.name for measure in measures), *(flag.name for flag in flags), *compared]
-    return list(dict.fromkeys(names))

@@ -43,7 +43,8 @@ def page_parts(
         gallery: Its rows.
         assets: Name of the folder of assets beside the page.
     """
-    rows, measures, flags = gallery.rows, gallery.measures, gallery.flags
+    rows, measures = gallery.rows, gallery.measures
+    judging = tuple(flag for flag in gallery.flags if flag.good_news is not None)
     ok = rows[rows["status"] == "ok"]
     failed = rows[rows["status"] != "ok"]
     failures = Failures(rows=tuple(to_records(failed)), problems=gallery.problems)
@@ -60,8 +61,8 @@ def page_parts(
         histograms=[_histogram(ok, m) for m in measures if m.name not in LOSSES],
         **_curves(gallery),
         measures=measures,
-        flags=flags,
-        categories=tabulate_categories(rows, measures, flags),
+        flags=judging,
+        categories=tabulate_categories(rows, measures, judging),
         statuses=sorted(rows["status"].unique()),
         textures=sum(texture.tile >= 0 for texture in gallery.textures),
         at_full_size=at_full_size,
@@ -88,7 +89,9 @@ def _curves(gallery: Gallery) -> dict[str, Any]:
 
 def _histogram(ok: pd.DataFrame, measure: Measure) -> dict[str, Any]:
     values = ok[measure.name].to_numpy(float)
-    threshold = None if measure.threshold is None else _only_threshold(ok, measure.threshold)
+    threshold = measure.threshold
+    if isinstance(threshold, str):
+        threshold = _only_threshold(ok, threshold)
     return {
         "measure": measure,
         "svg": _drawn(measure_svg(values, threshold)),
@@ -98,9 +101,9 @@ def _histogram(ok: pd.DataFrame, measure: Measure) -> dict[str, Any]:
 
 
 def _only_threshold(ok: pd.DataFrame, name: str) -> float | None:
-    """The threshold that all rows share; None if there is none, or several."""
-    thresholds = ok[name].dropna().unique()
-    return float(thresholds[0]) if len(thresholds) == 1 else None
+    """The threshold that all rows share; None if there is none, several, or no such column."""
+    thresholds = set(ok[name].dropna()) if name in ok else set()
+    return float(thresholds.pop()) if len(thresholds) == 1 else None
 
 
 def _drawn(svg: str) -> Markup:

@@ -3,52 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.report.measures import Flag, Rule, label_of
 from pipeline.resume import RunRecord
 from texsynth.config import REFERENCE_SIDE, REFERENCE_THRESHOLD
-
-Verdict = Literal["good", "bad", "none"]
-
-
-def judge(flag: Flag, value: bool | None) -> Verdict:
-    """Whether the value of a flag is good or bad news."""
-    if value is None:
-        return "none"
-    return "good" if value == flag.good_news else "bad"
-
-
-def describe_flag(flag: Flag, row: Mapping[str, Any]) -> str:
-    """What a flag of a row says, with the numbers that decided it, as far as its rules tell.
-
-    Args:
-        flag: A flag.
-        row: Its column and those of its rules; a null is None.
-    """
-    value = row[flag.name]
-    if value is None:
-        return flag.words[2]
-    decisive = [said for rule in flag.rules if (said := _describe_rule(rule, row, value))]
-    return ": ".join([flag.words[0 if value else 1], *filter(None, ["; ".join(decisive)])])
-
-
-def _describe_rule(rule: Rule, row: Mapping[str, Any], value: bool) -> str:
-    """`displacement score 0.12 is below 0.3`; empty if it did not decide the flag."""
-    measured, threshold = row[rule.measure], row[rule.threshold]
-    if measured is None or threshold is None:
-        return ""
-    holds = measured > threshold if rule.above else measured < threshold
-    if holds != value:
-        return ""
-    side = "equal to" if measured == threshold else "above" if measured > threshold else "below"
-    name = label_of(rule.measure)
-    return f"{name} {format_number(measured)} is {side} {format_number(threshold)}"
 
 
 def format_number(value: float | None, digits: int = 4) -> str:

@@ -75,10 +75,10 @@ function haystack(row) {
 }
 
 function matchesFlag(row, wanted) {
-  if (wanted === "any") return rows.reasons[row].length > 0;
-  if (wanted === "none") return isMade(row) && rows.reasons[row].length === 0;
-  const [verdict, name] = wanted.split(":");
-  return rows.flags[name][row] === { good: 1, bad: 0, null: -1 }[verdict];
+  if (wanted === "flagged") return rows.flagged[row] === 1;
+  if (wanted === "good") return isMade(row) && rows.flagged[row] === 0;
+  const [value, name] = wanted.split(":");
+  return rows.flags[name][row] === Number(value);
 }
 
 function matchRows() {
@@ -267,11 +267,12 @@ function drawDetails(members, chosen) {
     name === fields.sort.value ? "sorted" : ""));
   lines.push(line("stopped by", "", members.map((row) => element("td", { textContent: rows.stopReason[row] ?? "–" }))));
   lines.push(line("attempts", "", members.map((row) => element("td", { textContent: number(rows.attempts[row]) }))));
-  for (const { name, good, bad, none, description } of flags) {
-    const verdicts = members.map((row) => rows.flags[name][row]);
-    if (verdicts.every((verdict) => verdict < 0)) continue;
-    lines.push(line(name.replaceAll("_", " "), description, verdicts.map((verdict) =>
-      element("td", { className: ["none", "bad", "good"][verdict + 1], textContent: [none, bad, good][verdict + 1] }))));
+  for (const { name, words: [yes, no, unknown], goodNews, description } of flags) {
+    const values = members.map((row) => rows.flags[name][row]);
+    if (values.every((value) => value < 0)) continue;
+    const verdict = (value) => (value < 0 || goodNews === null ? "" : Boolean(value) === goodNews ? "good" : "bad");
+    lines.push(line(name.replaceAll("_", " "), description, values.map((value) =>
+      element("td", { className: verdict(value), textContent: value < 0 ? unknown : value ? yes : no }))));
   }
   const table = element("table", { className: "numbers" }, [element("thead", {}, [head]), element("tbody", {}, lines)]);
   const curves = members.filter((row) => data.curves[row]);
@@ -337,7 +338,10 @@ function closeDialog() {
 function fillControls() {
   const option = (value, textContent) => element("option", { value, textContent });
   fields.category.append(...categories.map((name, index) => option(index, name ?? "no category")));
-  for (const { name, good, bad } of flags) fields.flag.append(option(`bad:${name}`, bad), option(`good:${name}`, good));
+  for (const { name, words: [yes, no], goodNews } of flags) {
+    const choices = [option(`1:${name}`, yes), option(`0:${name}`, no)];
+    fields.flag.append(...(goodNews ? choices.reverse() : choices)); // What is bad comes first.
+  }
   fields.sort.append(...measures.map(({ name, label }) => option(name, label)), option("", "category and name"));
   const preferred = [...fields.sort.options].find(({ value }) => value === "delivered_loss");
   if (preferred) preferred.defaultSelected = preferred.selected = true;

@@ -19,15 +19,17 @@ from filelock import FileLock
 from PIL import Image
 
 from pipeline.cli.report import report
-from pipeline.columns import BOOL, COLUMNS, FLOAT, INT64, Column
+from pipeline.columns import BOOL, FLOAT, INT64, Column
 from pipeline.crops import prepare_crop
+from pipeline.flags import FAULTS, RULES
 from pipeline.report import ReportError, order_worst_first, write_report
 from pipeline.report.categories import tabulate_categories
 from pipeline.report.measures import Flag, Measure, find_flags, find_measures
 from pipeline.report.pictures import TILE_SIDE, TILES_PER_SIDE, PictureWriter
 from pipeline.report.plots import _levels, curves_svg, measure_svg
+from pipeline.report.reasons import describe_faults
 from pipeline.report.spectra import compute_spectrum_difference, draw_spectrum_difference
-from pipeline.report.text import describe_flag, format_number, judge
+from pipeline.report.text import format_number
 from pipeline.resume import RunRecord, write_run_record
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema, rows_to_table
@@ -412,11 +414,12 @@ def test_a_threshold_is_used_where_there_is_one(
     assert "Losses below 1500 count as good: 1 of 2 textures by the float image, 1" in text
     assert "threshold 1500" in text  # in the histogram's legend
     assert report.rows["flags"]["below_threshold"] == [1, 0]
+    assert report.rows["flagged"] == [0, 1]
     assert report.rows["reasons"] == [
         [],
         [
-            "float loss above the threshold: float loss 5,000 is above 1,500",
-            "delivered loss above the threshold: delivered loss 5,000 is above 1,500",
+            "float loss above the threshold: float loss 5,000 is not below 1,500",
+            "delivered loss above the threshold: delivered loss 5,000 is not below 1,500",
         ],
     ]
 
@@ -503,59 +506,88 @@ def test_order_is_total() -> None:
     assert list(ordered["variation"])[2:4] == [0, 1]
 
 
-def test_flags_in_words() -> None:
-    flags = {flag.name: flag for flag in find_flags()}
-    row = {
-        **{"below_threshold": True, "delivered_below_threshold": None, "copy": True},
-        **{"float_loss": 12.0, "loss_threshold": 1500.0},
-        **{"displacement_score": 0.4, "copy_displacement_threshold": 0.5},
-        **{"layout_correlation": 0.2, "copy_layout_threshold": 0.8},
+def test_faults_in_words(make_row: MakeRow) -> None:
+    numbers = {
+        "good": {"float_loss": 12.0, "delivered_loss": 13.0, "loss_threshold": 1500.0},
+        "high": {"float_loss": 12.0, "delivered_loss": 1500.0, "loss_threshold": 1500.0},
+        "unrated": {"float_loss": 12.0, "delivered_loss": 9e9},
+        "copy": {
+            **{"displacement_score": 0.41, "copy_displacement_threshold": 0.5},
+            **{"layout_correlation": 0.9, "copy_layout_threshold": 0.8},
+        },
+        "noisy": {"chroma_noise": 0.05, "exemplar_chroma_noise": 0.001},
     }
-    verdicts = {name: judge(flag, row.get(name)) for name, flag in flags.items()}
-    assert verdicts["below_threshold"] == "good"
-    assert verdicts["delivered_below_threshold"] == "none"
-    assert verdicts["copy"] == "bad"
-    said = "copy of its exemplar: displacement score 0.4 is below 0.5"
-    assert describe_flag(flags["copy"], row) == said
-    assert (
-        describe_flag(flags["delivered_below_threshold"], row) == "delivered loss: not applicable"
-    )
-    equal = row | {"below_threshold": False, "float_loss": 1500.0}
-    said = "float loss above the threshold: float loss 1,500 is equal to 1,500"
-    assert describe_flag(flags["below_threshold"], equal) == said
+    rows = [make_row(f"{name}-c0-v0", **values) for name, values in numbers.items()]
+    failed = make_row("f-c0-v0", status="failed", **numbers["copy"])
+    table = rows_to_table([*rows, failed], row_schema())
+    assert describe_faults(table, find_flags())[:-1] == [
+        [],
+        ["delivered loss above the threshold: delivered loss 1,500 is not below 1,500"],
+        [],
+        ["copy of its exemplar: displacement score 0.41 < 0.5; layout correlation 0.9 > 0.8"],
+        ["noisy: chroma noise 0.05 > 3 * exemplar chroma noise 0.001 + 0.01"],
+    ]
+
+
+def test_faults_go_by_the_rules_of_the_row(make_row: MakeRow) -> None:
+    changed = RULES | {"copy": "(seconds > 1 OR seconds < -1) AND seconds > 2 OR status = 'ok'"}
+    rules = [{"flag": name, "rule": rule} for name, rule in changed.items()]
+    rows = [
+        make_row("a-c0-v0", seconds=3.0, flag_rules=rules),
+        make_row("b-c0-v0", seconds=1.5, flag_rules=rules),
+        make_row("c-c0-v0", seconds=3.0),
+    ]
+    table = rows_to_table(rows, row_schema())
+    assert describe_faults(table, find_flags()) == [
+        [
+            "copy of its exemplar: (seconds 3 > 1 OR seconds 3 < -1) AND seconds 3 > 2;"
+            " status = 'ok'"
+        ],
+        ["copy of its exemplar: status = 'ok'"],
+        [],
+    ]
 
 
 def test_measures_and_flags_come_from_the_schema() -> None:
     groups = {
         "Task": (Column("seed", INT64, ""),),
         "Anything": (
-            Column("blur", FLOAT, "Blur."),
+            Column("blur", FLOAT, "Blur of `image`."),
             Column("grain", FLOAT, "Grain."),
+            Column("loss", FLOAT, "Loss."),
             Column("blur_threshold", FLOAT, "A limit."),
             Column("per_tap", pa.list_(FLOAT), ""),
-            Column("sharp", BOOL, "`blur` < `blur_threshold`."),
-            Column("accepted", BOOL, "`grain` > `grain_threshold`."),
+            Column("noisy", BOOL, ""),
+            Column("below_threshold", BOOL, ""),
+            Column("of_late", BOOL, ""),
         ),
     }
-    measures, flags = find_measures(groups), find_flags(groups)
-    found = [(m.name, m.low_is_worst, m.threshold) for m in measures]
-    # Low blur makes `sharp` true, which counts as a fault: no name says that it is good news.
-    assert found == [("blur", True, "blur_threshold"), ("grain", True, "grain_threshold")]
+    rules = {
+        "noisy": "blur < blur_threshold OR grain > 2.5",
+        "below_threshold": "loss < limit + 1",
+        "of_late": "loss > 3",
+    }
+    measures, flags = find_measures(groups, rules), find_flags(groups)
+    found = [(m.name, m.description, m.low_is_worst, m.threshold) for m in measures]
+    assert found == [
+        ("blur", "Blur of image.", True, "blur_threshold"),
+        ("grain", "Grain.", False, 2.5),
+        ("loss", "Loss.", False, None),
+    ]
     assert [(f.name, f.good_news, f.words[0]) for f in flags] == [
-        ("sharp", False, "sharp"),
-        ("accepted", True, "accepted"),
+        ("noisy", False, "noisy"),
+        ("below_threshold", True, "float loss below the threshold"),
+        ("of_late", None, "of late"),
     ]
 
 
 def test_rules_of_the_real_schema_are_read() -> None:
     worst_low = {m.name for m in find_measures() if m.low_is_worst}
-    assert "displacement_score" in worst_low
-    assert not worst_low & {"float_loss", "delivered_loss", "layout_correlation", "out_of_range"}
+    assert worst_low == {"displacement_score"}
     thresholds = {m.name: m.threshold for m in find_measures()}
     assert thresholds["delivered_loss"] == "loss_threshold"
     assert thresholds["layout_correlation"] == "copy_layout_threshold"
-    known = {column.name for column in COLUMNS}
-    assert {rule.threshold for flag in find_flags() for rule in flag.rules} <= known
+    assert {flag.name for flag in find_flags() if flag.good_news is False} == {*FAULTS}
 
 
 def test_categories_are_counted() -> None:
@@ -564,10 +596,11 @@ def test_categories_are_counted() -> None:
             "category": ["a", "a", "a", "b", None, "b"],
             "status": ["ok", "ok", "failed", "ok", "ok", "ok"],
             "copy": [True, None, None, False, True, False],
+            "flagged": [True, False, False, False, True, False],
             "loss": [1.0, 3.0, None, 5.0, 7.0, 6.0],
         }
     )
-    flag = Flag("copy", "", False, ("", "", ""), ())
+    flag = Flag("copy", "", False, ("", "", ""))
     measure = Measure("loss", "loss", "", False, None)
     found = tabulate_categories(rows, (measure,), (flag,))
     assert [(c.name, c.rows, c.good, c.flagged, c.failed) for c in found] == [
