@@ -11,26 +11,19 @@ exemplars with standard deviation s.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pipeline.query import as_run
-from pipeline.resume import RunRecordError, load_run_record
-from pipeline.rundir import RunDirectory
-from pipeline.sql import MetricsDatabase, open_metrics, quote_text
+from pipeline.pairs import NORMALISATION, AnyRun, describe_differences, load_pairs, mask_same
 
 CONFIDENCE = 0.95
-KEYS = ("exemplar_id", "crop", "variation")
 SOURCE = ("exemplar_sha256", "crop_left", "crop_top", "crop_side")
 SIZE = ("height", "width")
-NORMALISATION = "normalisation"
-"""Of the network's input: no column, but in `run.json`."""
 NETWORK = ("weights_sha256", "taps", NORMALISATION)
 
 
@@ -117,7 +110,7 @@ class Comparison:
     by_category: tuple[Summary, ...]
 
 
-def compare_runs(run_a: RunDirectory | Path | str, run_b: RunDirectory | Path | str) -> Comparison:
+def compare_runs(run_a: AnyRun, run_b: AnyRun) -> Comparison:
     """Compare the textures that both runs have.
 
     Pairs whose source or crop differ are left out of everything, and those whose size, weights or
@@ -128,26 +121,26 @@ def compare_runs(run_a: RunDirectory | Path | str, run_b: RunDirectory | Path | 
         QueryError: Both are the same, or one is damaged.
         CompareError: They have no texture in common.
     """
-    with open_metrics([run_a, run_b]) as database:
-        pairs, textures = _load_pairs(database)
-        pairs = _add_normalisation(pairs, run_a, run_b)
-        names = (database.names[0], database.names[1])
-        problems = [f"unreadable: {one.path}: {one.reason}" for one in database.problems]
-    same_source = _same(pairs, SOURCE)
-    warnings = [*problems, *_describe_differences(pairs, SOURCE, "their pairs are not compared")]
-    pairs = pairs[same_source]
+    columns = [name for measure in MEASURES for name in (measure.name, *measure.same)]
+    loaded = load_pairs(run_a, run_b, [*columns, *SOURCE])
+    pairs = loaded.frame[mask_same(loaded.frame, SOURCE)]
+    warnings = [*loaded.problems]
+    for name in SOURCE:
+        warnings += describe_differences(loaded.frame, name, "their pairs are not compared")
     if pairs.empty:
         reasons = "".join(f"; {warning}" for warning in warnings)
-        raise CompareError(f"{names[0]} and {names[1]}: no texture in common{reasons}")
-    warnings += _comparability_warnings(pairs)
+        raise CompareError(f"{' and '.join(loaded.names)}: no texture in common{reasons}")
+    for name in dict.fromkeys(name for measure in MEASURES for name in measure.same):
+        measures = ", ".join(measure.name for measure in MEASURES if name in measure.same)
+        warnings += describe_differences(pairs, name, f"no {measures} of these")
     by_category = [
         _summarise(group, measure, str(category))
         for category, group in pairs.groupby("category", sort=True)
         for measure in MEASURES
     ]
     return Comparison(
-        names=names,
-        textures=textures,
+        names=loaded.names,
+        textures=loaded.textures,
         pairs=len(pairs),
         warnings=tuple(warnings),
         summaries=tuple(_summarise(pairs, measure, None) for measure in MEASURES),
@@ -165,80 +158,8 @@ def compute_interval(differences: Iterable[float]) -> tuple[float, float] | None
     return mean - half, mean + half
 
 
-def _load_pairs(database: MetricsDatabase) -> tuple[pd.DataFrame, tuple[int, int]]:
-    """A row per pair, with columns NAME_a and NAME_b, `category` of A; number of textures."""
-    columns = dict.fromkeys(name for one in MEASURES for name in (one.name, *one.same))
-    del columns[NORMALISATION]
-    both = ", ".join(f"a.{name} AS {name}_a, b.{name} AS {name}_b" for name in [*columns, *SOURCE])
-    sides = [
-        f"(SELECT * FROM metrics WHERE run = {quote_text(name)} AND delivered_loss IS NOT NULL)"  # noqa: S608
-        for name in database.names
-    ]
-    pairs = database.select(
-        f"SELECT {', '.join(KEYS)}, a.category, {both} "  # noqa: S608
-        f"FROM {sides[0]} a JOIN {sides[1]} b USING ({', '.join(KEYS)}) ORDER BY ALL"
-    ).table()
-    counts = [
-        database.select(f"SELECT count(*) AS n FROM {side}").table()["n"][0].as_py()  # noqa: S608
-        for side in sides
-    ]
-    frame: pd.DataFrame = pairs.to_pandas()
-    for side in ("a", "b"):
-        frame[f"taps_{side}"] = [
-            None if taps is None else " ".join(taps) for taps in frame[f"taps_{side}"]
-        ]
-    return frame, (counts[0], counts[1])
-
-
-def _add_normalisation(
-    pairs: pd.DataFrame, run_a: RunDirectory | Path | str, run_b: RunDirectory | Path | str
-) -> pd.DataFrame:
-    """The pairs with what `run.json` says of both runs; `none` where it cannot be read."""
-    values: dict[str, Any] = {}
-    for side, run in (("a", run_a), ("b", run_b)):
-        try:
-            record = load_run_record(as_run(run))
-        except (RunRecordError, OSError):
-            record = None
-        config = {} if record is None else record.config
-        # Null is what belongs to the weights, and that is none for every source.
-        values[f"{NORMALISATION}_{side}"] = config.get(NORMALISATION) or "none"
-    return pairs.assign(**values)
-
-
-def _same(pairs: pd.DataFrame, names: Sequence[str]) -> Any:
-    """Mask of the pairs in which the columns are the same; both null is the same."""
-    mask = np.ones(len(pairs), bool)
-    for name in names:
-        a, b = pairs[f"{name}_a"], pairs[f"{name}_b"]
-        mask &= ((a == b) | (a.isna() & b.isna())).to_numpy(bool)
-    return mask
-
-
-def _describe_differences(pairs: pd.DataFrame, names: Sequence[str], so: str) -> list[str]:
-    """One line for every column that differs in some pair, with an example."""
-    lines = []
-    for name in names:
-        differing = pairs[~_same(pairs, [name])]
-        if len(differing):
-            first = differing.iloc[0]
-            lines.append(
-                f"{name} differs in {len(differing)} of {len(pairs)} pairs, as "
-                f"{first[f'{name}_a']} and {first[f'{name}_b']}: {so}"
-            )
-    return lines
-
-
-def _comparability_warnings(pairs: pd.DataFrame) -> list[str]:
-    warnings = []
-    for name in dict.fromkeys(name for measure in MEASURES for name in measure.same):
-        measures = ", ".join(measure.name for measure in MEASURES if name in measure.same)
-        warnings += _describe_differences(pairs, [name], f"no {measures} of these")
-    return warnings
-
-
 def _summarise(pairs: pd.DataFrame, measure: Measure, category: str | None) -> Summary:
-    comparable = pairs[_same(pairs, measure.same)]
+    comparable = pairs[mask_same(pairs, measure.same)]
     a = comparable[f"{measure.name}_a"].to_numpy(float)
     b = comparable[f"{measure.name}_b"].to_numpy(float)
     known = np.isfinite(a) & np.isfinite(b)

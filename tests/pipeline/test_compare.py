@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.compare import MEASURES, CompareError, Comparison, Summary, compare_runs
+from pipeline.compare import (
+    MEASURES,
+    CompareError,
+    Comparison,
+    Summary,
+    compare_runs,
+    compute_interval,
+)
+from pipeline.resume import RunRecord, write_run_record
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema, rows_to_table
 from pipeline.shards import commit_rows
@@ -107,8 +115,6 @@ def test_the_other_way_round_is_the_reciprocal(make_run: MakeRun) -> None:
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     """Of 2,000 samples of 6 exemplars, 95 % within four standard errors."""
-    from pipeline.compare import compute_interval
-
     generator = np.random.default_rng(2)
     covered = 0
     for _ in range(2000):
@@ -174,8 +180,6 @@ def test_another_normalisation_makes_other_losses(make_run: MakeRun) -> None:
 
 
 def write_record(run: RunDirectory, normalisation: str | None) -> None:
-    from pipeline.resume import RunRecord, write_run_record
-
     names = {field.name: "" for field in dataclasses.fields(RunRecord)}
     values: Row = names | {"config": {"normalisation": normalisation}, "identity": {}}
     values |= {"versions": {}, "carried": row_schema().empty_table().select([]).schema}
