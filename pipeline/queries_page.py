@@ -40,6 +40,20 @@ metrics = load_metrics("runs/photos")  # pandas.DataFrame, a row per task
 images = load_images("runs/photos", metrics["task_id"].head(4))  # task id to PIL image
 ```
 
+## Two runs compared
+
+`texsynth compare RUN_A RUN_B [--json]` pairs the textures of both by exemplar, crop and variation,
+and says of each measure in how many pairs B is better, and how B stands to A: the ratio of the
+geometric means of losses, chroma noise, evaluations and seconds, the difference of the means of
+displacement scores, over all pairs and by category. The interval is Student's t at 95 %, over the
+exemplars' means: variations of one exemplar are no independent evidence. With many categories some
+intervals miss by chance, one in twenty.
+
+What is not comparable is not compared, and a warning says so: losses where weights, normalisation,
+taps or size differ, seconds where the device differs, everything where the size differs, and a
+pair where source or crop are not the same. `seconds` also depends on how many lanes shared the
+device. Lower `chroma_noise` counts as better, whatever the exemplar has.
+
 ## Named queries
 
 `texsynth query RUN --named NAME` asks one of these, `texsynth query --list` lists them.
