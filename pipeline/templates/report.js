@@ -70,7 +70,7 @@ function haystack(row) {
   haystacks[row] ??= [
     rows.task[row], exemplars.exemplar_id[exemplar], exemplars.category[exemplar],
     exemplars.path[exemplar], rows.error[row], ...rows.reasons[row],
-  ].join("\n").toLowerCase();
+  ].join("\n").toLowerCase().replaceAll("\0", "␀"); // As the page shows the null byte.
   return haystacks[row];
 }
 
@@ -357,9 +357,13 @@ function filterAndShow(values) {
 }
 
 let pending = 0;
-controls.addEventListener("input", () => {
+fields.text.addEventListener("input", () => {
   clearTimeout(pending);
   pending = setTimeout(refresh, 80); // A fast typist waits once.
+});
+controls.addEventListener("change", ({ target }) => {
+  // Leaving the text field must not replace the tile that is being clicked.
+  if (target !== fields.text) refresh();
 });
 controls.addEventListener("submit", (event) => event.preventDefault());
 controls.addEventListener("reset", () => setTimeout(refresh));
