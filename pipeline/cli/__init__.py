@@ -89,7 +89,7 @@ app.command(
 app.command(
     "pipeline.cli.report:report",
     name="report",
-    help="Write a contact sheet of a run, worst textures first.",
+    help="Write a page to look at what a run has made, worst textures first.",
 )
 app.command(
     "pipeline.cli.synthesize:synthesize",
