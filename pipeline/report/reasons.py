@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.flags import RULES, evaluate_rules
+from pipeline.flags import RULES, RuleError, evaluate_rules
 from pipeline.report.measures import ACCEPTED, Flag, label_of
 from pipeline.report.text import format_number
 
@@ -63,25 +63,38 @@ def _describe_flag(table: pa.Table, flag: Flag, rules: Rules) -> list[str]:
 
 def _reasons(table: pa.Table, flag: Flag, rules: Rules) -> list[str]:
     """The parts of a rule that decided it, of rows where it is bad news."""
-    clauses = split_alternatives(rules.get(flag.name, ""))
-    if flag.good_news:
-        # One comparison that does not hold says enough; of several nobody knows which was meant.
-        held = [[True] * len(table)] if len(clauses) == 1 else []
-        clauses = clauses[: len(held)]
-    else:
-        named = {f"{flag.name}/{k}": clause for k, clause in enumerate(clauses)}
-        found = evaluate_rules(table, {**rules, **named})
-        held = [found[name].to_pylist() for name in named]
-    numbers = table.select([name for name in table.column_names if _is_number(table, name)])
-    rows = numbers.to_pylist()
+    held = _find_decisive(table, flag, rules)
+    named = {name for clause in held for name in NAME.findall(clause)}
+    numbers = {
+        name: table[name].to_pylist()
+        for name in table.column_names
+        if name in named and _is_number(table, name)
+    }
+    rows = [{name: column[k] for name, column in numbers.items()} for k in range(len(table))]
     return [
         "; ".join(
             describe_clause(clause, row, denied=bool(flag.good_news))
-            for clause, holds in zip(clauses, held, strict=True)
+            for clause, holds in held.items()
             if holds[number]
         )
         for number, row in enumerate(rows)
     ]
+
+
+def _find_decisive(table: pa.Table, flag: Flag, rules: Rules) -> dict[str, list[bool | None]]:
+    """The parts of a rule, and for each row whether that part decided it."""
+    rule = rules.get(flag.name, "")
+    clauses = split_alternatives(rule)
+    if flag.good_news:
+        # One comparison that does not hold says enough; of several nobody knows which was meant.
+        return {clause: [True] * len(table) for clause in clauses if len(clauses) == 1}
+    named = {f"{flag.name}/{k}": clause for k, clause in enumerate(clauses)}
+    try:
+        found = evaluate_rules(table, {**rules, **named})
+    except RuleError:
+        # The parts are none of their own, as in `CASE WHEN a OR b ...`: the rule stands whole.
+        return {rule: [True] * len(table)}
+    return {clause: found[name].to_pylist() for name, clause in named.items()}
 
 
 def split_alternatives(rule: str) -> list[str]:

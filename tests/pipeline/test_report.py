@@ -548,6 +548,24 @@ def test_faults_go_by_the_rules_of_the_row(make_row: MakeRow) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("status = 'a OR b' OR status = 'ok'", "status = 'a OR b' OR status = 'ok'"),
+        ("CASE WHEN seconds > 1 OR seconds < 0 THEN true END", "CASE WHEN seconds 3 > 1 OR"),
+        ("seconds > 1 -- OR so", "seconds 3 > 1 -- OR so"),
+        ("evaluations > 1 OR seconds > 1", "seconds 3 > 1"),
+    ],
+)
+def test_a_rule_that_cannot_be_taken_apart_stands_whole(
+    make_row: MakeRow, rule: str, said: str
+) -> None:
+    rules = [{"flag": name, "rule": r} for name, r in (RULES | {"noisy": rule}).items()]
+    table = rows_to_table([make_row("a-c0-v0", seconds=3.0, flag_rules=rules)], row_schema())
+    ((text,),) = describe_faults(table, find_flags())
+    assert text.startswith(f"noisy: {said}")
+
+
 def test_measures_and_flags_come_from_the_schema() -> None:
     groups = {
         "Task": (Column("seed", INT64, ""),),
