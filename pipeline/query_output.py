@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -75,15 +75,12 @@ def write_table(
 
 
 def _write_text(selection: Selection, output: OutputFormat, file: Any) -> None:
+    if output == "table":
+        _write_first_rows(selection, file)
+        return
     names = selection.schema.names
     rows = chain.from_iterable(_rows(batch) for batch in selection.batches)
-    if output == "table":
-        shown = list(islice(rows, TABLE_ROWS))
-        write_table(names, shown, file)
-        more = sum(1 for _ in rows)
-        if more:
-            file.write(f"{TABLE_ROWS} of {TABLE_ROWS + more:,} rows; --format csv has them all\n")
-    elif output == "csv":
+    if output == "csv":
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
         writer.writerows(map(_csv_value, row) for row in rows)
@@ -93,13 +90,25 @@ def _write_text(selection: Selection, output: OutputFormat, file: Any) -> None:
             file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
+def _write_first_rows(selection: Selection, file: Any) -> None:
+    shown: list[Sequence[Any]] = []
+    total = 0
+    for batch in selection.batches:
+        shown += _rows(batch.slice(0, TABLE_ROWS - len(shown)))
+        total += batch.num_rows
+    write_table(selection.schema.names, shown, file)
+    if total > len(shown):
+        file.write(f"{len(shown)} of {total:,} rows; --format csv has them all\n")
+
+
 def _write_parquet(selection: Selection, path: Path) -> None:
     try:
         with pq.ParquetWriter(
             path, selection.schema, compression="zstd", write_page_checksum=True
         ) as writer:
             for batch in selection.batches:
-                writer.write_batch(batch)
+                # A row group each; `write_batch` would keep them all in memory to make one.
+                writer.write_table(pa.Table.from_batches([batch]))
     except pa.ArrowException as error:
         raise QueryError(f"not for Parquet: {error}; cast it") from error
 

@@ -99,6 +99,19 @@ def test_a_reader_that_leaves_early_is_no_error(two: list[RunDirectory]) -> None
     assert query.wait() == 0
 
 
+def test_a_long_query_draws_no_bar_among_its_answer(two: list[RunDirectory]) -> None:
+    program = (
+        "import pipeline.sql as sql\n"
+        "sql.CONFIG['progress_bar_time'] = '0'\n"
+        "from pipeline.cli import main; main()"
+    )
+    question = "SELECT count(*) AS n FROM range(3000) a, range(100000) b WHERE a.range <> b.range"
+    command = [sys.executable, "-c", program, "query", str(two[0].path), question]
+    command += ["--format", "csv"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("n\n299997000\n", "")
+
+
 def test_a_query_waits_for_no_large_library(two: list[RunDirectory]) -> None:
     program = (
         "import sys\nfrom pipeline.cli import main\n"
