@@ -25,6 +25,7 @@ from selenium.webdriver.chrome.service import Service
 
 from benchmarks.environment import describe_environment
 from pipeline.report import write_report
+from pipeline.report.measures import find_measures
 from pipeline.resume import RunRecord, write_run_record
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema, rows_to_table
@@ -105,6 +106,7 @@ def make_row(exemplar: int, variation: int, pictures: list[bytes], side: int) ->
     name = f"category_{exemplar % CATEGORIES:02d}_{exemplar:05d}"
     losses = np.geomspace(1e7, generator.lognormal(7, 1), POINTS)
     return {
+        **{measure.name: generator.uniform() for measure in find_measures()},
         **{"task_id": f"{name}-c0-v{variation}", "exemplar_id": name, "crop": 0},
         **{"category": f"category_{exemplar % CATEGORIES:02d}", "variation": variation},
         **{"seed": 0, "attempts": 1, "status": "ok", "path": f"{exemplar % len(pictures)}.png"},

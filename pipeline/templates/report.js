@@ -261,7 +261,8 @@ function drawDetails(members, chosen) {
     element("th", { scope: "col", textContent: `${row === chosen ? "▸ " : ""}variation ${rows.variation[row]}` }))]);
   const line = (label, title, cells, className = "") =>
     element("tr", { className }, [element("th", { scope: "row", textContent: label, title }), ...cells]);
-  const lines = measures.map(({ name, label, description }) => line(
+  const known = measures.filter(({ name }) => members.some((row) => rows.measures[name][row] !== null));
+  const lines = known.map(({ name, label, description }) => line(
     label, description,
     members.map((row) => element("td", { textContent: number(rows.measures[name][row]) })),
     name === fields.sort.value ? "sorted" : ""));
