@@ -50,7 +50,12 @@ class LevelPlan:
 
 
 def calibrate(
-    network: TextureNetwork, config: SynthesisConfig, lanes: int, sizes: Sequence[tuple[int, int]]
+    network: TextureNetwork,
+    config: SynthesisConfig,
+    lanes: int,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    sharing: int = 1,
 ) -> tuple[LevelPlan, ...]:
     """Time every level, or where that would take too long or too much memory, a smaller side.
 
@@ -59,19 +64,37 @@ def calibrate(
         config: what is minimised, and how.
         lanes: busy ones.
         sizes: (height, width) of every level, the finest last; squares.
+        sharing: actors on one CPU, each with its share of the threads; one of them is timed, and
+            the others are taken to be as fast beside it.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // sharing))
+    try:
+        return _time_levels(network, config, lanes * sharing, sizes, sharing)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _time_levels(
+    network: TextureNetwork,
+    config: SynthesisConfig,
+    busy: int,
+    sizes: Sequence[tuple[int, int]],
+    sharing: int,
+) -> tuple[LevelPlan, ...]:
+    """Every level, with so many busy lanes on all actors that share the device."""
     levels: list[LevelPlan] = []
     measured, limit_s = SMALLEST_STAND_IN, CALIBRATION_S / len(sizes)
     for (side, _), count in zip(sizes, compute_evaluations(config, sizes), strict=True):
         sides = [side]
         while sides[-1] // 2 >= measured:
             sides.append(sides[-1] // 2)
-        measured, seconds = _time_level(network, config, lanes, sides, limit_s)
+        measured, seconds = _time_level(network, config, busy // sharing, sides, limit_s)
         levels.append(
             LevelPlan(
                 side_px=side,
                 evaluations_per_task=count,
-                device_s_per_evaluation=seconds / lanes * (side / measured) ** 2,
+                device_s_per_evaluation=seconds / busy * (side / measured) ** 2,
                 measured_at_px=measured,
             )
         )

@@ -9,8 +9,10 @@ from texsynth.memory import CPU_LANES
 
 PROCESS_BYTES = 800 * 2**20
 """Of an actor's process without a lane: Python, torch, Ray, and a network to pool5; rounded up."""
-LANE_BYTES_PER_PIXEL = 5_500
-"""Of a lane on all levels (4,800 at 128 px, benchmarks/roofline), rounded up."""
+LANE_BYTES_PER_PIXEL = 2_200
+"""Of a lane on all levels without its history, rounded up (benchmarks/roofline)."""
+PAIR_BYTES_PER_PIXEL = 2 * 3 * 4 * 4 / 3
+"""Of a curvature pair: two images of float32, and a third for the coarser levels."""
 
 
 def count_cpu_actors(config: RunConfig, nodes: Iterable[tuple[float, float]]) -> int:
@@ -23,7 +25,13 @@ def count_cpu_actors(config: RunConfig, nodes: Iterable[tuple[float, float]]) ->
     Returns:
         At least 1.
     """
+    needed = estimate_actor_bytes(config)
+    return max(1, sum(min(int(cores), int(memory) // needed) for cores, memory in nodes))
+
+
+def estimate_actor_bytes(config: RunConfig) -> int:
+    """Memory of an actor on a CPU, rounded up."""
     lanes = CPU_LANES if config.lanes == "auto" else config.lanes
-    actor_bytes = PROCESS_BYTES + lanes * LANE_BYTES_PER_PIXEL * config.size**2
-    counts = [min(int(cores), int(memory) // actor_bytes) for cores, memory in nodes]
-    return max(1, sum(counts))
+    pairs = config.resolve_synthesis().optimizer.history
+    lane_bytes = (LANE_BYTES_PER_PIXEL + PAIR_BYTES_PER_PIXEL * pairs) * config.size**2
+    return PROCESS_BYTES + int(lanes * lane_bytes)

@@ -213,9 +213,7 @@ FLAGS = (
     Column("noisy", BOOL, "More fine detail or coloured speckle than the exemplar."),
     Column("off_colour", BOOL, "Other colours than the exemplar."),
     Column("structure_lost", BOOL, "What the loss does not see is not met."),
-    Column(
-        "not_a_texture", BOOL, "The exemplar is flat, not stationary, or has too few repeats."
-    ),
+    Column("not_a_texture", BOOL, "The exemplar is flat, not stationary, or has too few repeats."),
     Column("accepted", BOOL, "A texture with none of the faults above."),
     Column(
         "flag_rules",

@@ -23,7 +23,8 @@ RULES: dict[str, str] = {
     "delivered_below_threshold": "delivered_loss < loss_threshold",
     "converged": "stop_reason = 'plateau'",
     "copy": "displacement_score < copy_displacement_threshold"
-    " OR layout_correlation > copy_layout_threshold OR verbatim_share > 0.3",
+    " OR layout_correlation > copy_layout_threshold"
+    " OR (verbatim_share > 0.3 AND exemplar_kind <> 'regular')",
     "shifted_copy": "phase_correlation_peak > 0.5",
     "clipped": "clipped_share > exemplar_clipped_share + 0.1",
     "noisy": "high_frequency_ratio > 2 OR chroma_noise > 3 * exemplar_chroma_noise + 0.01",

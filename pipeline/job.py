@@ -27,7 +27,7 @@ from ray.util.metrics import Counter, Histogram
 
 from pipeline.actor import SynthesisActor
 from pipeline.attempts import load_attempts, running_here
-from pipeline.capacity import count_cpu_actors
+from pipeline.capacity import count_cpu_actors, estimate_actor_bytes
 from pipeline.config import RunConfig
 from pipeline.isolation import prepare_block
 from pipeline.prepare import ExemplarSource
@@ -282,8 +282,13 @@ def _plan_actors(config: RunConfig) -> tuple[int, dict[str, Any]]:
     nodes = _cpu_nodes()
     if config.device is None and not nodes:
         raise ConfigError("device is None and no node has CPUs or GPUs yet, expected cpu or cuda")
-    actors = config.actors or count_cpu_actors(config, nodes)
-    cpus = _least_cpus()
+    if config.actors is None:
+        # Each has its memory reserved, so that none is put where only cores are left.
+        shares = [max(cpus - SPARE_CPUS, cpus / 4) / max(1, int(cpus)) for cpus, _ in nodes]
+        share = math.floor(1e4 * min(shares)) / 1e4
+        memory = min(estimate_actor_bytes(config), int(max(memory for _, memory in nodes)))
+        return count_cpu_actors(config, nodes), {"num_cpus": share, "memory": memory}
+    actors, cpus = config.actors, _least_cpus()
     share = (cpus - SPARE_CPUS if cpus > SPARE_CPUS else cpus / 4) / _actors_on_a_node(actors)
     # Ray takes fractions below 1 to four digits, and whole numbers above.
     return actors, {"num_cpus": math.floor(share) if share >= 1 else math.floor(1e4 * share) / 1e4}

@@ -128,16 +128,18 @@ def _estimate(counts: dict[str, int], config: RunConfig, network: TextureNetwork
     sizes = compute_levels(synthesis, config.size, config.size)
     left = counts["tasks_left"]
     actors, devices = _count_actors(config, network.device)
+    actors = min(actors, max(1, left))
+    devices = min(devices, actors)
     chosen = choose_lanes(network, synthesis, sizes)
     lanes = chosen if config.lanes == "auto" else config.lanes
     memory, lane = memory_bytes(network.device), estimate_lane_bytes(network, synthesis, sizes)
     # A GPU has one actor; actors on a CPU share its memory.
     fitting = int(SHARE_OF_FREE_MEMORY * memory * devices / actors) // lane
     measured = min(lanes, chosen, max(1, math.ceil(left / actors)))
-    levels = calibrate(network, synthesis, measured, sizes)
+    levels = calibrate(network, synthesis, measured, sizes, sharing=actors // devices)
     seconds = sum(level.evaluations_per_task * level.device_s_per_evaluation for level in levels)
     if synthesis.time_limit_s is not None:
-        seconds = min(seconds, synthesis.time_limit_s / measured)
+        seconds = min(seconds, synthesis.time_limit_s * devices / (measured * actors))
     on_gpu = network.device.type == "cuda"
     name = torch.cuda.get_device_name(network.device) if on_gpu else "cpu"
     return RunPlan(

@@ -94,12 +94,13 @@ class SynthesisConfig:
             spectrum.
         clamp: minimise the loss of the image with its pixels clamped to [0, 1], as it is stored;
             the range penalty alone knows where they are, and brings them back.
-        range_weight: factor of the squared distance of the pixels to [0, 1]; 0 leaves them free.
+        range_weight: factor of the squared distance of the pixels to [0, 1]; 0, which needs `clamp`
+            false, leaves them free.
         weighting: of the single entries of the loss while it is minimised: `none`, or by
             `sensitivity`, how strongly each answers to the image (`texsynth.sensitivity`): the same
             zeros, reached sooner. No reported loss knows it.
         settle: let the pixels settle on 8-bit values a part at a time at the end, where rounding
-            all at once would cost more than a few per cent (`texsynth.rounding`).
+            all at once would raise what is minimised by more than a tenth (`texsynth.rounding`).
         start: `noise` is sigmoid(N(0, 1)); `random_phase` has the exemplar's spectrum and uniformly
             random phases, and so has the detail that every finer level adds.
         levels: images from coarse to fine, each twice the side of the one before; `auto` begins at

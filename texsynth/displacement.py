@@ -20,6 +20,8 @@ the binomial law the standard error is at most 0.012, with less than a fifth of 
 texture of 128 px."""
 MAX_DISTANCES = 2**20
 """Patch distances held at once: 4 MiB of float32, which caches hold."""
+FEWEST_ROWS = 32
+"""Patches sought at once, however large the exemplar: with fewer, each product reads it anew."""
 
 
 def displacement_score(textures: Images, exemplars: Images) -> PerLane:
@@ -89,7 +91,7 @@ def _nearest_positions(
     flat = keys.flatten(0, 1)
     # |q - k|^2 less |q|^2, which all keys have in common.
     norms, columns = flat.square().sum(1), (-2 * flat).T.contiguous()
-    rows = max(1, MAX_DISTANCES // len(flat))
+    rows = max(FEWEST_ROWS, MAX_DISTANCES // len(flat))
     parts = torch.split(queries, rows)
     nearest = torch.cat([torch.addmm(norms, part, columns).argmin(1) for part in parts])
     return torch.stack([nearest // width, nearest % width], dim=1)

@@ -159,7 +159,7 @@ class LaneBatch:
             return
         self._lanes = [self._lanes[number] for number in kept]
         if not kept:
-            self._objective = self._state = None
+            self._objective = self._state = self._settled = None
             return
         chosen = torch.tensor(kept, device=self._network.device)
         self._objective = self._objective.select(chosen)
@@ -205,13 +205,13 @@ class LaneBatch:
         evaluate: Evaluate = self._objective.value_and_gradient
         if self._settled is not None:
             evaluate = self._settled.hold(evaluate)
-        begun = time.monotonic()
+        begun, is_interrupted = time.monotonic(), False
         with exact_arithmetic():
             while all(not lane.is_at(due) for lane, due in zip(running, due_at, strict=True)):
                 self._state = lbfgs_step(self._state, evaluate, self._config.optimizer)
                 for lane in running:
                     lane.task.spend(self._cost)
-                if interrupted():
+                if is_interrupted := interrupted():
                     break
         readings = read_lanes(self._state)
         seconds = time.monotonic() - begun
@@ -222,7 +222,12 @@ class LaneBatch:
                 continue
             lane.account(reading, seconds)
             stop_reason = self._look_at(lane, reading) if lane.is_at(due_of[lane]) else None
-            if stop_reason is None or self._settle(lane, number, reading, stop_reason):
+            if stop_reason is None:
+                continue
+            if self._may_settle(lane, stop_reason) and (
+                # What is next is left for later, and looked at again then.
+                is_interrupted or self._settle(lane, number, reading, stop_reason)
+            ):
                 continue
             self._end(lane, number, reading, stop_reason)
             ended.append(lane.task)
@@ -249,6 +254,8 @@ class LaneBatch:
         if task.level_evaluations >= lane.limit:
             return lane.reason or "budget"
         if lane.reason is not None:
+            # Pixels settle: the objective is another one than before.
+            task.readings[:] = [(task.level_evaluations, reading.best_value)]
             return None
         stalled = reading.stalled or self._is_on_plateau(task, reading.best_value)
         return "plateau" if stalled else None
@@ -277,11 +284,14 @@ class LaneBatch:
         lane.task.objective_loss = reading.best_value if best else reading.value
         lane.task.stop_reason = stop_reason
 
+    def _may_settle(self, lane: Lane, stop_reason: StopReason) -> bool:
+        """Whether pixels of a lane are left to settle, and evaluations for it."""
+        is_due = stop_reason in ("budget", "plateau") and lane.stage < STAGES
+        return is_due and lane.stage_evaluations > 0
+
     def _settle(self, lane: Lane, number: int, reading: Reading, stop_reason: StopReason) -> bool:
         """Let the next pixels of a lane settle, which thereby goes on; False if it is to end."""
-        if stop_reason not in ("budget", "plateau") or lane.stage == STAGES:
-            return False
-        if not lane.stage_evaluations or self._settled is None or self._state is None:
+        if self._settled is None or self._state is None:
             return False
         if lane.stage == 0 and not self._is_worth_settling(lane, number, reading):
             lane.limit += STAGES * lane.stage_evaluations
@@ -304,7 +314,8 @@ class LaneBatch:
         with exact_arithmetic():
             value, _ = self._objective.select(chosen).value_and_gradient(rounded)
         lane.task.charge(self._cost)
-        return float(value) > (1 + TOLERANCE) * reading.best_value
+        now = reading.best_value if self._config.keep_best else reading.value
+        return float(value) > (1 + TOLERANCE) * now
 
     def _release(self, numbers: list[int]) -> None:
         """Make the pixels of some lanes free again."""

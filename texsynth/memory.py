@@ -16,10 +16,11 @@ from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
 
 FLOAT_BYTES, DOUBLE_BYTES = 4, 8
-STATE_VECTORS = 4
-"""Images of an L-BFGS state beside its history: point, gradient, direction, best point."""
-EVALUATION_VECTORS = 2
-"""Images that a step holds while it evaluates: the move and the trial point."""
+STATE_VECTORS = 5
+"""Images of a lane beside its history: point, gradient, direction, best point, settled pixels."""
+EVALUATION_VECTORS = 4
+"""Images that a step holds while it evaluates: the move, the trial point, the same with its settled
+pixels, and clamped."""
 EVALUATION_GRADIENTS = 2
 """Gradients that the backward pass holds at a layer beside those of the taps that it comes to
 later, in maps of that layer: of the features before and after the ReLU."""

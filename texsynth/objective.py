@@ -6,7 +6,8 @@ total = sum over taps of 1e9 * sum((G - G_exemplar)^2) + 1e5 * spectrum term
 with the weights of a `SynthesisConfig`; where it says `clamp`, all but the last term are of x
 clamped to [0, 1], so that what falls is the loss of the image that is stored. Targets are computed
 once per exemplar, under `no_grad`. What is minimised may weight the parts of the sums otherwise
-(`texsynth.sensitivity`); what is reported is always this.
+(`texsynth.sensitivity`); what is reported is the loss of the `reference` preset, without clamping
+or a range penalty.
 """
 
 from __future__ import annotations

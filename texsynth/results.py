@@ -52,7 +52,7 @@ class SynthesisResult:
         iterations: accepted L-BFGS steps, of all levels.
         stop_reason: why the last level ended.
         loss_curve: at most 64 points over all levels.
-        out_of_range: share of the values outside [0, 1] before any were clamped.
+        out_of_range: share of the values outside [0, 1] before any were clamped, at the last level.
         seconds: wall-clock time on a lane, which the lanes beside it shared.
         resumed_at: evaluations at full size at which it went on from a checkpoint.
     """
@@ -82,6 +82,9 @@ def finish_task(task: Task, network: TextureNetwork) -> SynthesisResult:
     """
     exemplar = task.exemplar[None].to(network.device)
     image = resize(task.image[None], *task.exemplar.shape[-2:])
+    if task.clamp:
+        # Enlarging, where time was up at a coarser level, oversteps.
+        image = image.clamp(0, 1)
     rounded = round_to_8_bits(image)
     losses = []
     with torch.no_grad(), exact_arithmetic():

@@ -25,7 +25,7 @@ STAGE_EVALUATIONS = 10
 LARGEST_PART = 0.25
 """Of a level's evaluations that may go to all stages together."""
 TOLERANCE = 0.1
-"""Relative rise of the objective up to which pixels are rounded at once."""
+"""Relative rise of what is minimised up to which pixels are rounded at once."""
 ORDER_SEED = 0
 """The order is the same for all lanes, so that no lane depends on its neighbours."""
 
@@ -87,5 +87,9 @@ def round_values(images: Images) -> Images:
 
 
 def count_stage_evaluations(evaluations: int) -> int:
-    """Evaluations of a stage where a level has so many left; 0 is too few for any stage."""
-    return min(STAGE_EVALUATIONS, int(LARGEST_PART * evaluations / STAGES))
+    """Evaluations of a stage where a level has so many left; 0 is too few for any stage.
+
+    The first of a stage only sees where the pixels have settled.
+    """
+    count = min(STAGE_EVALUATIONS, int(LARGEST_PART * evaluations / STAGES))
+    return count if count > 1 else 0

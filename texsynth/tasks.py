@@ -83,6 +83,7 @@ class Task:
         readings: (evaluations, lowest loss) at this level, as far back as the plateau rule looks.
         resumed_at: evaluations at full size at which it went on from a checkpoint.
         out_of_range: share of the values of `image` outside [0, 1] before any were clamped.
+        clamp: whether its image is one inside [0, 1].
     """
 
     index: int
@@ -100,6 +101,7 @@ class Task:
     objective_loss: float = math.inf
     objective_taps: tuple[str, ...] = ()
     out_of_range: float = 0.0
+    clamp: bool = False
     stop_reason: StopReason | None = None
     curve: list[CurvePoint] = field(default_factory=list)
     readings: list[tuple[int, float]] = field(default_factory=list)
@@ -131,6 +133,7 @@ class Task:
     def take_image(self, image: Tensor, *, clamp: bool) -> None:
         """End a level with an image [3, h, w], clamped to [0, 1] if that is what was minimised."""
         self.out_of_range = float(((image < 0) | (image > 1)).float().mean())
+        self.clamp = clamp
         self.image = image.clamp(0, 1) if clamp else image
 
     def enter_next_level(self) -> None:

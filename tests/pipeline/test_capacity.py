@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.capacity import LANE_BYTES_PER_PIXEL, count_cpu_actors
+from pipeline.capacity import PROCESS_BYTES, count_cpu_actors, estimate_actor_bytes
 from pipeline.config import RunConfig
-from texsynth import SynthesisConfig, load_network
+from texsynth import load_network
 from texsynth.memory import estimate_lane_bytes
 from texsynth.synthesis import compute_levels
 
@@ -34,8 +34,10 @@ def test_one_actor_for_every_core_as_far_as_memory_goes(
 
 
 @pytest.mark.parametrize("size", [128, 256, 512])
-def test_a_lane_takes_a_little_less_than_is_counted_for_it(size: int) -> None:
-    config = SynthesisConfig()
-    sizes = compute_levels(config, size, size)
-    estimate = estimate_lane_bytes(load_network("random:0"), config, sizes)
-    assert 0.6 < estimate / (LANE_BYTES_PER_PIXEL * size**2) < 1
+@pytest.mark.parametrize("history", [10, 100, 400])
+def test_a_lane_takes_a_little_less_than_is_counted_for_it(size: int, history: int) -> None:
+    config = RunConfig(size=size, lanes=1, synthesis={"optimizer": {"history": history}})
+    synthesis = config.resolve_synthesis()
+    sizes = compute_levels(synthesis, size, size)
+    estimate = estimate_lane_bytes(load_network("random:0"), synthesis, sizes)
+    assert 0.6 < estimate / (estimate_actor_bytes(config) - PROCESS_BYTES) < 1

@@ -14,6 +14,7 @@ import ray
 
 from pipeline import job
 from pipeline.actor import SynthesisActor
+from pipeline.capacity import estimate_actor_bytes
 from pipeline.config import RunConfig
 from pipeline.rundir import RunDirectory
 from texsynth import ConfigError
@@ -85,10 +86,29 @@ def test_actors_always_leave_room_for_what_feeds_them(
     monkeypatch.setattr(job.ray, "nodes", lambda: as_ray)
     total = {"CPU": sum(nodes)} | ({"GPU": float(gpus)} if gpus else {})
     monkeypatch.setattr(job.ray, "cluster_resources", lambda: total)
-    assert job._plan_actors(RunConfig(**values)) == expected
+    config = RunConfig(**values)
     actors, resources = expected
+    if "num_cpus" in resources and config.actors is None:
+        # Where the number is ours, so is the memory that each gets.
+        resources = resources | {"memory": estimate_actor_bytes(config)}
+    assert job._plan_actors(config) == (actors, resources)
     if "num_cpus" in resources:
         assert actors * resources["num_cpus"] + job.PREPARE_CPUS <= sum(nodes)
+
+
+def test_a_small_node_gets_no_more_actors_than_it_has_cores_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = [{"CPU": 64.0, "memory": 2.0**38}, {"CPU": 4.0, "memory": 2.0**33}]
+    as_ray = [{"Alive": True, "Resources": resources} for resources in nodes]
+    monkeypatch.setattr(job.ray, "nodes", lambda: as_ray)
+    monkeypatch.setattr(job.ray, "cluster_resources", lambda: {"CPU": 68.0})
+    actors, resources = job._plan_actors(RunConfig(address="auto", size=128))
+    assert actors == 68
+    for node in nodes:
+        fitting = min(node["CPU"] // resources["num_cpus"], node["memory"] // resources["memory"])
+        assert fitting >= node["CPU"]
+        assert fitting * resources["memory"] <= node["memory"]
 
 
 def test_more_actors_than_local_gpus_would_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

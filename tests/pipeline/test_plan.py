@@ -190,8 +190,21 @@ def test_a_plan_has_as_many_actors_on_a_cpu_as_ray_would_have(
     monkeypatch.setattr("pipeline.plan.os.cpu_count", lambda: 6)
     monkeypatch.setattr("pipeline.plan.memory_bytes", lambda device: 2**36)
     manifest = make_manifest(["a"])
-    assert plan_run(manifest, quick_config(executor="ray")).actors == 6
+    assert plan_run(manifest, quick_config(executor="ray", variations=7)).actors == 6
+    assert plan_run(manifest, quick_config(executor="ray", variations=2)).actors == 2
     assert plan_run(manifest, quick_config(executor="inline")).actors == 1
+
+
+def test_actors_that_share_a_cpu_share_its_time(
+    make_manifest: MakeManifest, quick_config: MakeConfig
+) -> None:
+    config = quick_config(
+        executor="ray", actors=3, variations=6, evaluations=1e6, synthesis={"time_limit_s": 6.0}
+    )
+    plan = plan_run(make_manifest(["a"]), config)
+    # Three actors with two lanes each: six tasks side by side.
+    assert plan.lanes_measured == 2
+    assert plan.device_s_per_task == pytest.approx(1.0)
 
 
 def test_a_time_limit_bounds_the_time_of_a_task(

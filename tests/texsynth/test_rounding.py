@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from texsynth import SynthesisConfig, TextureNetwork, load_network, prepare_synthesis, synthesize
+from texsynth import (
+    SynthesisConfig,
+    TextureNetwork,
+    TextureObjective,
+    load_network,
+    prepare_synthesis,
+    synthesize,
+)
 from texsynth.lanes import LaneBatch
 from texsynth.rounding import (
     SHARE,
@@ -17,7 +24,6 @@ from texsynth.rounding import (
     STAGES,
     SettledPixels,
     count_stage_evaluations,
-    round_values,
 )
 from texsynth.tasks import Task
 
@@ -94,7 +100,7 @@ def test_the_objective_of_the_free_pixels_sees_the_others_where_they_are() -> No
 
 @pytest.mark.parametrize(
     ("evaluations", "expected"),
-    [(0, 0), (15, 0), (16, 1), (100, 6), (160, 10), (1000, STAGE_EVALUATIONS)],
+    [(0, 0), (31, 0), (32, 2), (100, 6), (160, 10), (1000, STAGE_EVALUATIONS)],
 )
 def test_stages_take_a_quarter_of_a_level_at_most(evaluations: int, expected: int) -> None:
     assert count_stage_evaluations(evaluations) == expected
@@ -119,11 +125,11 @@ def test_where_rounding_costs_much_the_stored_image_keeps_the_loss(
 
 def test_where_rounding_costs_little_all_evaluations_go_on(network: TextureNetwork) -> None:
     exemplars = draw()
-    config = dataclasses.replace(CONFIG, evaluations=17)
+    config = dataclasses.replace(CONFIG, evaluations=33)
     (at_once,) = synthesize(exemplars, [0], dataclasses.replace(config, settle=False), network)
     (asked,) = synthesize(exemplars, [0], config, network)
     assert at_once.delivered_loss.total < 1.02 * at_once.float_loss.total
-    assert asked.evaluations == at_once.evaluations == 17
+    assert asked.evaluations == at_once.evaluations == 33
     # One evaluation went to asking.
     assert asked.iterations == at_once.iterations - 1
     assert not is_8_bit(asked.image).all()
@@ -140,14 +146,66 @@ def test_the_reason_to_stop_is_the_one_before_pixels_settled(
     assert is_8_bit(result.image).float().mean() > 0.99
 
 
-def test_lanes_settle_each_by_itself(network: TextureNetwork) -> None:
-    exemplars = draw(3, seed=4)
-    together = {r.index: r for r in synthesize(exemplars, [0, 1, 2], CONFIG, network, lanes=2)}
-    for index, result in together.items():
-        one = slice(index, index + 1)
-        (alone,) = synthesize(exemplars[one], [index], CONFIG, network, lanes=1)
-        assert alone.delivered_loss.total == pytest.approx(result.delivered_loss.total, rel=0.5)
-        assert is_8_bit(result.image).float().mean() > 0.99
+def test_a_lane_that_settles_does_not_know_its_neighbours(
+    network: TextureNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = TextureObjective.value_and_gradient
+
+    def run(poisoned: int | None = None) -> list[Task]:
+        def evaluate(self: TextureObjective, images: Tensor) -> tuple[Tensor, Tensor]:
+            value, gradient = plain(self, images)
+            if poisoned is not None and len(value) > 1:
+                value[poisoned] = torch.nan
+            return value, gradient
+
+        monkeypatch.setattr(TextureObjective, "value_and_gradient", evaluate)
+        tasks = [
+            Task(index, draw(seed=index)[0], draw(seed=9 + index)[0], budget)
+            for index, budget in enumerate((150, 200, 180))
+        ]
+        batch = LaneBatch(network, CONFIG, (32, 32), full_size=(32, 32))
+        batch.admit(tasks)
+        while batch.running:
+            batch.advance()
+        return tasks
+
+    clean, spoilt = run(), run(poisoned=1)
+    assert spoilt[1].stop_reason == "diverged"
+    for index in (0, 2):
+        assert torch.equal(clean[index].image, spoilt[index].image)
+        assert clean[index].curve == spoilt[index].curve
+        assert is_8_bit(clean[index].image).float().mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "changes", [{"keep_best": False}, {"weighting": "sensitivity"}, {"levels": 2}]
+)
+def test_pixels_settle_whatever_else_is_set(
+    network: TextureNetwork, changes: dict[str, Any]
+) -> None:
+    config = dataclasses.replace(CONFIG, evaluations=240, **changes)
+    (result,) = synthesize(draw(side=64), [0], config, network)
+    assert result.evaluations <= 240
+    assert is_8_bit(result.image).float().mean() > 0.99
+
+
+def test_what_is_due_when_work_is_interrupted_is_done_later(network: TextureNetwork) -> None:
+    work = prepare_synthesis(draw(), [0], CONFIG, network, lanes=1)
+    limit = 200 - STAGES * STAGE_EVALUATIONS - 1
+
+    def is_at_limit() -> bool:
+        return work.checkpoints()[0].spent >= limit
+
+    while not work.checkpoints() or not is_at_limit():
+        work.advance(is_at_limit)
+    (point,) = work.checkpoints()
+    assert point.spent == limit
+    assert is_8_bit(point.image).float().mean() < 0.1
+    results = []
+    while work.unfinished:
+        results += work.advance()
+    assert results[0].evaluations == 200
+    assert is_8_bit(results[0].image).float().mean() > 0.99
 
 
 def test_going_on_makes_all_pixels_free_again(network: TextureNetwork) -> None:
@@ -170,14 +228,14 @@ def test_going_on_makes_all_pixels_free_again(network: TextureNetwork) -> None:
 def test_a_checkpoint_of_settling_pixels_is_resumed(network: TextureNetwork) -> None:
     exemplars = draw()
     work = prepare_synthesis(exemplars, [0], CONFIG, network, lanes=1)
-    while not is_8_bit(work.checkpoints()[0].image if work.checkpoints() else exemplars[0]).all():
-        if work.checkpoints() and is_8_bit(work.checkpoints()[0].image).float().mean() > 0.9:
-            break
+    while not work.checkpoints() or work.checkpoints()[0].spent < 175:
         work.advance()
     (point,) = work.checkpoints()
+    assert is_8_bit(point.image).float().mean() > 0.7
     again = prepare_synthesis(exemplars, [0], CONFIG, network, lanes=1, checkpoints={0: point})
     results = []
     while again.unfinished:
         results += again.advance()
-    assert results[0].evaluations == pytest.approx(200, abs=1)
-    assert torch.equal(results[0].image_8bit.float() / 255, round_values(results[0].image[None])[0])
+    assert results[0].evaluations <= 200
+    # All pixels are free again in what is left.
+    assert ((results[0].image - point.image).abs() > 1e-5).float().mean() > 0.3
