@@ -34,6 +34,7 @@ format: install
 
 docs: install
 	$(BIN)/python -m pipeline.schema > docs/columns.md
+	$(BIN)/python -m pipeline.queries_page > docs/queries.md
 
 clean:
 	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache
