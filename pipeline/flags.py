@@ -29,7 +29,7 @@ RULES: dict[str, str] = {
     "clipped": "clipped_share > exemplar_clipped_share + 0.1",
     "noisy": "high_frequency_ratio > 2 OR chroma_noise > 3 * exemplar_chroma_noise + 0.01",
     "off_colour": "colour_mean_distance > 0.05 OR sliced_wasserstein > 0.05",
-    "structure_lost": "autocorrelation_error > 0.5 OR held_out_gram_error > 0.5",
+    "structure_lost": "held_out_gram_error > 0.6",
     "not_a_texture": "exemplar_kind IN ('flat', 'not_stationary', 'too_few_repeats')",
     "accepted": "status = 'ok' AND delivered_below_threshold IS NOT FALSE AND "
     + " AND ".join(f"{fault} IS NOT TRUE" for fault in FAULTS),
