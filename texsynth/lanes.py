@@ -246,6 +246,7 @@ class LaneBatch:
         """Put a due reading on record; say why the lane ends with it, if it does."""
         task = lane.task
         task.record(reading.value, min(self._size))
+        self._remember(lane, reading.best_value)
         limit_s = self._config.time_limit_s
         if reading.diverged:
             return "diverged"
@@ -254,22 +255,27 @@ class LaneBatch:
         if task.level_evaluations >= lane.limit:
             return lane.reason or "budget"
         if lane.reason is not None:
-            # Pixels settle: the objective is another one than before.
-            task.readings[:] = [(task.level_evaluations, reading.best_value)]
             return None
-        stalled = reading.stalled or self._is_on_plateau(task, reading.best_value)
+        stalled = reading.stalled or self._is_on_plateau(task)
         return "plateau" if stalled else None
 
-    def _is_on_plateau(self, task: Task, lowest: float) -> bool:
-        """Add a reading, drop those further back than the rule looks, and apply it."""
-        readings = task.readings
+    def _remember(self, lane: Lane, lowest: float) -> None:
+        """Add a reading, and drop those further back than the plateau rule looks."""
+        task, readings = lane.task, lane.task.readings
+        if lane.reason is not None:
+            # Pixels settle: what is minimised is another function than before.
+            readings.clear()
         if readings:
             lowest = min(lowest, readings[-1][1])
         readings.append((task.level_evaluations, lowest))
         since = task.level_evaluations - self._config.plateau_evaluations
         while len(readings) > 1 and readings[1][0] <= since:
             del readings[0]
-        evaluations, before = readings[0]
+
+    def _is_on_plateau(self, task: Task) -> bool:
+        """Whether the loss has fallen too little over the last evaluations."""
+        since = task.level_evaluations - self._config.plateau_evaluations
+        (evaluations, before), (_, lowest) = task.readings[0], task.readings[-1]
         fall = before - lowest
         return evaluations <= since and fall < self._config.plateau_tolerance * lowest
 

@@ -25,6 +25,7 @@ from pipeline.schema import row_schema, rows_to_table
 from pipeline.shards import commit_rows
 from texsynth import ConfigError, TextureObjective, load_network
 from texsynth.images import image_to_tensor
+from texsynth.lane import Lane
 from texsynth.synthesis import prepare_synthesis
 
 MakeConfig = Callable[..., RunConfig]
@@ -156,6 +157,27 @@ def test_a_row_whose_time_was_up_is_stopped_at_as_many_evaluations(make_run: Mak
     found = replay(run)
     assert (found.verdict, found.status) == ("identical", "timeout")
     assert "its time was up" in found.circumstances[0]
+
+
+@pytest.mark.parametrize("spent", [105, 115, 121, 125, 135])
+def test_a_row_whose_time_was_up_as_its_pixels_settled_is_made_again(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, spent: int
+) -> None:
+    monkeypatch.setattr("texsynth.lanes.TOLERANCE", -1.0)
+    account = Lane.account
+
+    def late(self: Lane, reading: Any, seconds: float) -> None:
+        account(self, reading, seconds)
+        self.task.seconds = 1e6 if self.task.spent >= spent else 0.0
+
+    with monkeypatch.context() as clock:
+        clock.setattr(Lane, "account", late)
+        run = make_run("a", evaluations=150, task_timeout=1e3, lanes=1)
+    row = load_row(run, "a-c0-v0")
+    assert (row["status"], row["stop_reason"]) == ("timeout", "time_limit")
+    assert spent <= row["evaluations"] < spent + 10
+    found = replay(run)
+    assert (found.verdict, found.status) == ("identical", "timeout")
 
 
 def test_what_was_tampered_with_is_different(make_run: MakeRun) -> None:
