@@ -88,7 +88,9 @@ SOURCE = (
 )
 
 LOSS = (
-    Column("float_loss", FLOAT, "Reference loss of the float image as optimised; null without one."),
+    Column(
+        "float_loss", FLOAT, "Reference loss of the float image as optimised; null without one."
+    ),
     Column("delivered_loss", FLOAT, "Reference loss of the stored image; null without one."),
     Column("taps", pa.list_(STRING), "Taps of the reference loss; null without a texture."),
     Column(

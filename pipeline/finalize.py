@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +48,30 @@ from pipeline.rundir import (
     sync,
     write_json_atomic,
 )
-from pipeline.schema import carried_columns, metrics_schema
+from pipeline.schema import carried_columns, compute_flags, metrics_schema, with_rules
 from pipeline.shards import ROW_GROUP_ROWS, compute_rows_digest, open_row_writer
 
 # More takes more memory (256 PNGs of 256 px are 33 MB), fewer read a shard more often: one whose
 # rows end up far apart is read once for every gathering that has one of them.
 GATHERED_ROWS = 4 * ROW_GROUP_ROWS
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """How the files of `textures/` are made: rows in each, and the rules that all rows get."""
+
+    rows: int
+    rules: Mapping[str, str] | None = None
+
+    def flag(self, table: pa.Table) -> pa.Table:
+        return table if self.rules is None else compute_flags(with_rules(table, self.rules))
+
+    def hold(self, scan: Scan) -> bool:
+        """Whether all rows have the rules already."""
+        if self.rules is None:
+            return True
+        stored = read_rows(scan, scan.winners, ["flag_rules"])
+        return bool(stored.equals(with_rules(stored, self.rules)))
 
 
 class FinalizeError(RuntimeError):
@@ -78,7 +96,11 @@ class Finalized:
 
 
 def finalize(
-    run: RunDirectory, expected: pa.Array | pa.ChunkedArray, *, rows_per_file: int = 1024
+    run: RunDirectory,
+    expected: pa.Array | pa.ChunkedArray,
+    *,
+    rows_per_file: int = 1024,
+    rules: Mapping[str, str] | None = None,
 ) -> Finalized:
     """Compact the committed rows of a run; see the module for the order of events.
 
@@ -86,6 +108,7 @@ def finalize(
         run: The run directory.
         expected: The ids of all tasks of the manifest.
         rows_per_file: The largest number of rows in a file of `textures/`.
+        rules: Of all flags, which all rows get anew; None leaves each row as it is.
 
     Raises:
         FinalizeError: The built files do not hold each committed task once.
@@ -94,7 +117,7 @@ def finalize(
     damaged: list[FileProblem] = []
     while True:
         try:
-            return _finalize(run, expected, rows_per_file, damaged)
+            return _finalize(run, expected, _Parts(rows_per_file, rules), damaged)
         except UnreadableFileError as error:
             path = error.problem.path
             aside = path.replace(run.path / f"{path.name}{DAMAGED_SUFFIX}")
@@ -104,7 +127,7 @@ def finalize(
 def _finalize(
     run: RunDirectory,
     expected: pa.Array | pa.ChunkedArray,
-    rows_per_file: int,
+    parts: _Parts,
     damaged: list[FileProblem],
 ) -> Finalized:
     scan = scan_committed(run)
@@ -112,8 +135,8 @@ def _finalize(
     if len(missing):
         run.success.unlink(missing_ok=True)
     obsolete = [path for path in scan.files if path.parent != run.textures]
-    if not _is_compact(run, scan):
-        obsolete += _swap(run, scan, _build(run, scan, rows_per_file))
+    if not _is_compact(run, scan) or not parts.hold(scan):
+        obsolete += _swap(run, scan, _build(run, scan, parts))
     files = tuple(sorted(run.textures.glob("*.parquet")))
     _write_metrics(run, files, scan.schema)
     _remove(run, obsolete)
@@ -142,36 +165,36 @@ def _is_compact(run: RunDirectory, scan: Scan) -> bool:
     return bool(inside) and not unreadable and bool(stored.equals(scan.winners))
 
 
-def _build(run: RunDirectory, scan: Scan, rows_per_file: int) -> Path:
+def _build(run: RunDirectory, scan: Scan, parts: _Parts) -> Path:
     """A folder with the rows that count, proved complete."""
     folder = run.path / f"{TEMPORARY_PREFIX}textures"
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     try:
-        _write_parts(folder, scan, rows_per_file)
+        _write_parts(folder, scan, parts)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
 
 
-def _write_parts(folder: Path, scan: Scan, rows_per_file: int) -> None:
+def _write_parts(folder: Path, scan: Scan, parts: _Parts) -> None:
     winners = scan.winners
     digest = compute_rows_digest(_task_attempts(winners))
-    starts = range(0, max(len(winners), 1), rows_per_file)
+    starts = range(0, max(len(winners), 1), parts.rows)
     paths = [folder / f"part-{number:05d}-{digest}.parquet" for number in range(len(starts))]
     for start, path in zip(starts, paths, strict=True):
-        _write_part(path, scan, winners.slice(start, rows_per_file))
+        _write_part(path, scan, winners.slice(start, parts.rows), parts)
     sync(folder)
     _prove(paths, winners)
 
 
-def _write_part(path: Path, scan: Scan, rows: pa.Table) -> None:
+def _write_part(path: Path, scan: Scan, rows: pa.Table, parts: _Parts) -> None:
     with naming(path), open_row_writer(path, scan.schema) as writer:
         for start in range(0, len(rows), GATHERED_ROWS):
             table = read_rows(scan, rows.slice(start, GATHERED_ROWS), scan.schema.names)
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            writer.write_table(parts.flag(table), row_group_size=ROW_GROUP_ROWS)
     sync(path)
 
 
@@ -215,7 +238,7 @@ def _write_metrics(run: RunDirectory, files: Iterable[Path], schema: pa.Schema) 
 
 def _has_keys_of(metrics: Path, files: list[Path]) -> bool:
     # A task whose row was lost begins again at attempt 1: only the time tells the rows apart.
-    keys = ["task_id", "attempts", "finished_at"]
+    keys = ["task_id", "attempts", "finished_at", "flag_rules"]
     stored = _read_columns(files, keys)
     try:
         return bool(_read_columns([metrics], keys).equals(stored))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -116,6 +116,10 @@ def check_run(manifest_path: Path, config: RunConfig, run: RunDirectory | None) 
     make_batches(network, synthesis, compute_levels(synthesis, config.size, config.size))
     record = _make_record(manifest, tasks, config, network)
     previous = load_run_record(run) if run is not None else None
+    if previous is not None and not config.flag_rules:
+        # Flags may have been computed anew since; rows made from here on get the same rules.
+        flag_rules = previous.config.get("flag_rules") or {}
+        record = replace(record, config={**record.config, "flag_rules": flag_rules})
     if previous is not None:
         refuse_other_run(previous, record)
     return CheckedRun(tasks, record, network)

@@ -81,7 +81,7 @@ def retry_run(run: RunDirectory, retry: Sequence[str], console: Console) -> RunO
         NotARunError, RunRecordError: if it is no run directory, or a damaged one.
         RunBusyError, WeightsError, OSError: as `run_manifest`.
     """
-    record = _require_record(run)
+    record = require_record(run)
     config = RunConfig.model_validate({**record.config, "retry": tuple(retry)})
     require_device(config)
     run.create()
@@ -97,13 +97,18 @@ def finalize_run(run: RunDirectory) -> Finalized:
         RunBusyError: if a process works on it.
         OSError: if the disk is full, or the like; committed rows stay.
     """
-    _require_record(run)
+    require_record(run)
     run.create()
     with hold_run(run):
         return _finalize(run, load_tasks(run))
 
 
-def _require_record(run: RunDirectory) -> RunRecord:
+def require_record(run: RunDirectory) -> RunRecord:
+    """What a run directory says that it is.
+
+    Raises:
+        NotARunError, RunRecordError: if it is no run directory, or a damaged one.
+    """
     require_run(run)
     record = load_run_record(run)
     if record is None:

@@ -130,6 +130,14 @@ def compute_flags(table: pa.Table) -> pa.Table:
     return table
 
 
+def with_rules(table: pa.Table, rules: Mapping[str, str]) -> pa.Table:
+    """The table with these rules in every row; its flags are left as they are."""
+    index = table.schema.get_field_index("flag_rules")
+    field = table.schema.field(index)
+    value = [{"flag": flag, "rule": rule} for flag, rule in rules.items()]
+    return table.set_column(index, field, pa.array([value] * len(table), field.type))
+
+
 def columns_markdown() -> str:
     """The text of `docs/columns.md`."""
     lines = [

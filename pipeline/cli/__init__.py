@@ -87,6 +87,11 @@ app.command(
     help="Say which of two runs is better, measure by measure, on the textures of both.",
 )
 app.command(
+    "pipeline.cli.reflag:reflag",
+    name="reflag",
+    help="Compute the flags of a run anew from its stored numbers, by other rules.",
+)
+app.command(
     "pipeline.cli.report:report",
     name="report",
     help="Write a page to look at what a run has made, worst textures first.",
