@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -94,3 +95,11 @@ def test_changed_rules_keep_their_place() -> None:
     assert rules["copy"] == RULES["copy"]
     with pytest.raises(RuleError, match="no flag nonsense; flags: below_threshold"):
         resolve_rules({"nonsense": "true"})
+
+
+def test_the_page_has_the_standing_rules() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "quality.md").read_text()
+    for name, rule in RULES.items():
+        if name != "accepted":
+            assert f"| `{name}` | `{rule}` |" in page
+    assert all(f"`{name}`" in page for name in RULES)
