@@ -50,7 +50,11 @@ def enlarge(images: Images, exemplars: Images, seeds: Sequence[int]) -> Images:
     return resize(images, exemplars.shape[-2], exemplars.shape[-1])
 
 
-MODULES = {"refine": texsynth.lanes, "LEVEL_GROWTH": texsynth.synthesis}
+MODULES = {
+    "refine": texsynth.lanes,
+    "SLOW_FALL": texsynth.lanes,
+    "LEVEL_GROWTH": texsynth.synthesis,
+}
 """Where things are that are no constant of `texsynth.sensitivity`."""
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "**ours: weights by sensitivity, two levels**": (OURS, {}),
@@ -65,6 +69,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "history 50": ({**OURS, "optimizer": LBFGSConfig(history=50)}, {}),
     "floor 1e-2": (OURS, {"FLOOR": 1e-2}),
     "floor 1e-6": (OURS, {"FLOOR": 1e-6}),
+    "weighted to the end": (OURS, {"SLOW_FALL": 0.0}),
     "2 probes": (OURS, {"PROBES": 2}),
     "32 probes": (OURS, {"PROBES": 32}),
     "`default` with weighting none": ({"levels": 2, "weighting": "none"}, {}),

@@ -98,7 +98,8 @@ class SynthesisConfig:
             false, leaves them free.
         weighting: of the single entries of the loss while it is minimised: `none`, or by
             `sensitivity`, how strongly each answers to the image (`texsynth.sensitivity`): the same
-            zeros, reached sooner. No reported loss knows it.
+            zeros, reached sooner; where the fall gets slow, all count alike again. No reported loss
+            knows it.
         settle: let the pixels settle on 8-bit values a part at a time at the end, where rounding
             all at once would raise what is minimised by more than a tenth (`texsynth.rounding`).
         start: `noise` is sigmoid(N(0, 1)); `random_phase` has the exemplar's spectrum and uniformly

@@ -39,6 +39,7 @@ class Lane:
     Args:
         task: which.
         limit: evaluations at this level at which it ends, or its next pixels settle.
+        weighted: whether the parts of its loss count by their sensitivity.
         stage_evaluations: between two times that pixels settle; 0 where none do.
         stage: times that they have.
         iterations: that the task was told of.
@@ -48,6 +49,7 @@ class Lane:
 
     task: Task
     limit: int
+    weighted: bool = False
     stage_evaluations: int = 0
     stage: int = 0
     iterations: int = 0

@@ -38,6 +38,11 @@ from texsynth.shapes import Images
 from texsynth.start import refine
 from texsynth.tasks import StopReason, Task, TaskCheckpoint
 
+SLOW_FALL = 0.15
+"""Share of the loss under which its fall over `plateau_evaluations` is slow: a weighted loss then
+nears its lowest value, which is not the plain one's unless both are 0 (measured:
+benchmarks/convergence, --evaluations 600)."""
+
 
 class LaneBatch:
     """The lanes of one level.
@@ -113,7 +118,7 @@ class LaneBatch:
         task.objective_taps = self._network.resolve_taps(self._config.taps, *self._size)
         task.charge(self._cost * measuring_cost(self._config))
         task.seconds += seconds
-        lane = Lane(task, 0)
+        lane = Lane(task, 0, weighted=self._config.weighting != "none")
         self._set_limit(lane, self._limit(task))
         return lane
 
@@ -221,7 +226,12 @@ class LaneBatch:
             if lane not in due_of:
                 continue
             lane.account(reading, seconds)
-            stop_reason = self._look_at(lane, reading) if lane.is_at(due_of[lane]) else None
+            if not lane.is_at(due_of[lane]):
+                continue
+            stop_reason = self._look_at(lane, reading)
+            if lane.weighted and self._is_slow(lane, stop_reason):
+                self._make_plain(lane, number)
+                continue
             if stop_reason is None:
                 continue
             if self._may_settle(lane, stop_reason) and (
@@ -256,7 +266,7 @@ class LaneBatch:
             return lane.reason or "budget"
         if lane.reason is not None:
             return None
-        stalled = reading.stalled or self._is_on_plateau(task)
+        stalled = reading.stalled or self._falls_less(task, self._config.plateau_tolerance)
         return "plateau" if stalled else None
 
     def _remember(self, lane: Lane, lowest: float) -> None:
@@ -272,12 +282,12 @@ class LaneBatch:
         while len(readings) > 1 and readings[1][0] <= since:
             del readings[0]
 
-    def _is_on_plateau(self, task: Task) -> bool:
-        """Whether the loss has fallen too little over the last evaluations."""
+    def _falls_less(self, task: Task, share: float) -> bool:
+        """Whether the loss fell by less than a share of itself over the last evaluations."""
         since = task.level_evaluations - self._config.plateau_evaluations
         (evaluations, before), (_, lowest) = task.readings[0], task.readings[-1]
         fall = before - lowest
-        return evaluations <= since and fall < self._config.plateau_tolerance * lowest
+        return evaluations <= since and fall < share * lowest
 
     def _end(self, lane: Lane, number: int, reading: Reading, stop_reason: StopReason) -> None:
         """Hand the image to the task; it stays on the device."""
@@ -289,6 +299,22 @@ class LaneBatch:
         best = self._config.keep_best
         lane.task.objective_loss = reading.best_value if best else reading.value
         lane.task.stop_reason = stop_reason
+
+    def _is_slow(self, lane: Lane, stop_reason: StopReason | None) -> bool:
+        """Whether it goes on with a plain loss: near its lowest, the weighted one aims beside."""
+        if lane.reason is not None or stop_reason not in (None, "plateau"):
+            return False
+        return stop_reason == "plateau" or self._falls_less(lane.task, SLOW_FALL)
+
+    def _make_plain(self, lane: Lane, number: int) -> None:
+        """Weight the parts of its loss no longer; its history is kept."""
+        if self._objective is None or self._state is None:
+            return
+        lane.weighted = False
+        lane.task.readings.clear()
+        self._objective.make_plain(number)
+        chosen = torch.tensor([number], device=self._network.device)
+        self._state = lbfgs_reconsider(self._state, chosen, self._images(self._state)[chosen])
 
     def _may_settle(self, lane: Lane, stop_reason: StopReason) -> bool:
         """Whether pixels of a lane are left to settle, and evaluations for it."""

@@ -99,6 +99,13 @@ class TextureObjective:
             self.network, self.taps, self._gram_targets, self._seen(images), self.config
         )
 
+    def make_plain(self, lane: int) -> None:
+        """Let all parts of one lane's loss count alike again, as before `even_out`."""
+        if self._metric is not None:
+            taps = [tap.weight for tap in self._metric.gram]
+            for weights in (*taps, self._metric.spectrum, self._metric.range):
+                weights[lane] = 1
+
     def value_and_gradient(self, images: Images) -> tuple[PerLane, Images]:
         """What is minimised: total [B] in float64 and its gradient by the images, [B, 3, H, W].
 

@@ -262,3 +262,37 @@ def test_weighted_by_sensitivity_the_plain_loss_is_lower_after_as_many_evaluatio
         ratios.append(losses["sensitivity"] / losses["none"])
     assert max(ratios) < 1
     assert math.prod(ratios) < 0.5 ** len(ratios)
+
+
+def test_one_lane_is_made_plain_again(small: TextureNetwork, draw_images: DrawImages) -> None:
+    exemplars, images = draw_images(2, 16, 16), draw_images(2, 16, 16, seed=1)
+    objective = TextureObjective(small, exemplars, CONFIG)
+    plain, _ = objective.value_and_gradient(images)
+    objective.even_out(images)
+    weighted, gradient = objective.value_and_gradient(images)
+    assert (weighted < 0.9 * plain).all()
+    objective.make_plain(1)
+    value, again = objective.value_and_gradient(images)
+    assert torch.equal(value[0], weighted[0])
+    torch.testing.assert_close(value[1], plain[1])
+    assert torch.equal(again[0], gradient[0])
+
+
+@pytest.mark.parametrize(("slow", "is_plain"), [(0.0, False), (1e6, True)])
+def test_a_lane_that_is_slow_goes_on_with_the_plain_loss(
+    small: TextureNetwork,
+    draw_images: DrawImages,
+    monkeypatch: pytest.MonkeyPatch,
+    slow: float,
+    is_plain: bool,
+) -> None:
+    monkeypatch.setattr("texsynth.lanes.SLOW_FALL", slow)
+    exemplars = draw_images(1, 16, 16).float()
+    config = dataclasses.replace(
+        CONFIG, levels=1, evaluations=80, plateau_evaluations=20, plateau_tolerance=0, settle=False
+    )
+    network = copy.deepcopy(small).float()
+    (result,) = synthesize(exemplars, [0], config, network)
+    loss = TextureObjective(network, exemplars, config)(result.image[None]).total.item()
+    assert (result.objective_loss == pytest.approx(loss, rel=1e-3)) == is_plain
+    assert result.evaluations == pytest.approx(80, abs=1)
