@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from torch import Tensor
 
 import texsynth.lanes
@@ -27,13 +26,12 @@ import texsynth.synthesis
 from benchmarks.comparisons import geometric_mean
 from benchmarks.copies import measure_copies
 from benchmarks.environment import describe_environment
-from benchmarks.exemplars import add_options, load_exemplars
+from benchmarks.exemplars import add_options, load_inputs
 from benchmarks.time_to_loss import SAME_FUNCTION, Measure, run_ours
 from texsynth import (
     LBFGSConfig,
     SynthesisConfig,
     TextureNetwork,
-    load_network,
 )
 from texsynth.images import resize
 from texsynth.shapes import Images
@@ -113,10 +111,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Print the table as Markdown, a line as soon as it is known."""
     arguments = parse_arguments()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    exemplars = load_exemplars(arguments)
-    network = load_network(arguments.weights, device=arguments.device)
+    exemplars, network = load_inputs(arguments)
     spent = [round(share * arguments.evaluations) for share in SHARES]
     print("\n".join(["# What each part of the optimiser brings", "", *describe_environment()]))
     print(

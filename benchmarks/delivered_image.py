@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks.comparisons import geometric_mean
 from benchmarks.environment import describe_environment
-from benchmarks.exemplars import add_options, load_exemplars
-from texsynth import SynthesisConfig, SynthesisResult, TextureNetwork, load_network, synthesize
+from benchmarks.exemplars import add_options, load_inputs
+from texsynth import SynthesisConfig, SynthesisResult, TextureNetwork, synthesize
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "`default`": {},
@@ -63,10 +62,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Print the table as Markdown."""
     arguments = parse_arguments()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    exemplars = load_exemplars(arguments)
-    network = load_network(arguments.weights, device=arguments.device)
+    exemplars, network = load_inputs(arguments)
     print("\n".join(["# From the float image to the stored one", "", *describe_environment()]))
     print(f"* weights: {network.weights_id}; {arguments.size} px\n")
     print("| exemplar | variant | float loss | delivered loss | delivered / float |", end="")

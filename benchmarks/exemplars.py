@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from texsynth import load_exemplar
+from texsynth import TextureNetwork, load_exemplar, load_network
 
 
 def add_options(parser: argparse.ArgumentParser, *, size: int) -> None:
@@ -19,6 +20,13 @@ def add_options(parser: argparse.ArgumentParser, *, size: int) -> None:
     parser.add_argument("--size", type=int, default=size, help="px")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--device", default="cpu")
+
+
+def load_inputs(arguments: argparse.Namespace) -> tuple[dict[str, Tensor], TextureNetwork]:
+    """What the options name: exemplars by name, and the network; torch's threads are set."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    return load_exemplars(arguments), load_network(arguments.weights, device=arguments.device)
 
 
 def load_exemplars(arguments: argparse.Namespace) -> dict[str, Tensor]:

@@ -29,13 +29,12 @@ from torch import Tensor
 from benchmarks.comparisons import EPOCHS, Comparison, Mark, tables
 from benchmarks.copies import measure_copies
 from benchmarks.environment import describe_environment
-from benchmarks.exemplars import add_options, load_exemplars
+from benchmarks.exemplars import add_options, load_inputs
 from benchmarks.reference_algorithm import ReferenceAlgorithm
 from texsynth import (
     SynthesisConfig,
     TextureNetwork,
     TextureObjective,
-    load_network,
     prepare_synthesis,
     synthesize,
 )
@@ -185,12 +184,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Print both tables as Markdown."""
     arguments = parse_arguments()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    exemplars = load_exemplars(arguments)
     if arguments.epochs < arguments.equal_epoch:
         sys.exit(f"--epochs {arguments.epochs}, expected at least {arguments.equal_epoch}")
-    network = load_network(arguments.weights, device=arguments.device)
+    exemplars, network = load_inputs(arguments)
     head = [
         *describe_environment(),
         f"* weights: {network.weights_id}, sha256 {network.weights_sha256[:16]}; "

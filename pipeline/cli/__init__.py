@@ -92,6 +92,11 @@ app.command(
     help="Compute the flags of a run anew from its stored numbers, by other rules.",
 )
 app.command(
+    "pipeline.cli.calibrate:calibrate",
+    name="calibrate",
+    help="Propose thresholds for the flags from a run's own numbers.",
+)
+app.command(
     "pipeline.cli.report:report",
     name="report",
     help="Write a page to look at what a run has made, worst textures first.",
