@@ -49,13 +49,13 @@ ORDER BY run
     ),
     NamedQuery(
         "worst-categories",
-        "In which categories are the losses highest, and how many of their textures are copies or"
-        " below the threshold? The 20 worst by the median of the delivered loss.",
+        "In which categories are the losses highest, and how many of their textures are accepted,"
+        " copies, or below the threshold? The 20 worst by the median of the delivered loss.",
         """
 SELECT run, category, count(delivered_loss) AS textures,
     count(*) - count(delivered_loss) AS without_texture,
     median(delivered_loss) AS median_delivered_loss, max(delivered_loss) AS max_delivered_loss,
-    avg("copy"::INTEGER) AS copy_share,
+    avg(accepted::INTEGER) AS accepted_share, avg("copy"::INTEGER) AS copy_share,
     avg(delivered_below_threshold::INTEGER) AS below_threshold_share
 FROM metrics
 GROUP BY run, category

@@ -122,6 +122,8 @@ def test_worst_categories(asked: RunDirectory) -> None:
     known = [row["copy"] for row in stored(asked, "bark") if row["copy"] is not None]
     assert True in known
     assert (bark["copy_share"], bark["below_threshold_share"]) == (mean(known), 3 / 5)
+    accepted = [row["accepted"] for row in stored(asked, "bark")]
+    assert bark["accepted_share"] == mean(accepted)
 
 
 def test_worst_textures_are_the_first_twenty(run: RunDirectory, make_row: MakeRow) -> None:
