@@ -162,7 +162,7 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except (pa.ArrowException, OSError, SchemaError) as error:
+    except (pa.ArrowException, OSError, SchemaError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError) and not path.is_symlink():
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"

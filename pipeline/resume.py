@@ -210,7 +210,7 @@ def load_tasks(run: RunDirectory) -> pa.Table:
     """
     try:
         return pq.read_table(run.tasks, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise RunRecordError(
             f"{run.tasks}: cannot be read: {reason}; `texsynth run` with the manifest makes it anew"

@@ -370,6 +370,15 @@ def flip_bit(path: Path, name: str) -> None:
     path.write_bytes(data)
 
 
+def test_a_footer_whose_names_are_no_text_is_a_damaged_file(finished: Story) -> None:
+    path = sorted(finished.run.textures.glob("*.parquet"))[0]
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    name = data.index(b"task_id", footer)
+    path.write_bytes(data[:name] + b"\xe9" + data[name + 1 :])
+    assert path.name in problems_of(finished.run)["files"]
+
+
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), cut=st.booleans())
 def test_no_change_of_a_file_makes_it_fail(
