@@ -121,6 +121,8 @@ def open_page(browser: Browser) -> Iterator[Callable[[Path], Browser]]:
     def open_it(path: Path) -> Browser:
         browser.get_log("performance")
         browser.get(path.as_uri())
+        # On a busy machine the driver may be back before the page's own script is through.
+        WebDriverWait(browser, 20).until(lambda _: find(browser, "#count").text)
         return browser
 
     yield open_it
