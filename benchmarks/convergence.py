@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 from torch import Tensor
 
+import texsynth.lane
 import texsynth.lanes
 import texsynth.sensitivity
 import texsynth.synthesis
@@ -50,7 +51,7 @@ def enlarge(images: Images, exemplars: Images, seeds: Sequence[int]) -> Images:
 
 MODULES = {
     "refine": texsynth.lanes,
-    "SLOW_FALL": texsynth.lanes,
+    "SLOW_FALL": texsynth.lane,
     "LEVEL_GROWTH": texsynth.synthesis,
 }
 """Where things are that are no constant of `texsynth.sensitivity`."""

@@ -38,11 +38,6 @@ from texsynth.shapes import Images
 from texsynth.start import refine
 from texsynth.tasks import StopReason, Task, TaskCheckpoint
 
-SLOW_FALL = 0.15
-"""Share of the loss under which its fall over `plateau_evaluations` is slow: a weighted loss then
-nears its lowest value, which is not the plain one's unless both are 0 (measured:
-benchmarks/convergence, --evaluations 600)."""
-
 
 class LaneBatch:
     """The lanes of one level.
@@ -206,6 +201,7 @@ class LaneBatch:
         running = [lane for lane in self._lanes if not lane.ended]
         if not running or self._objective is None or self._state is None:
             return []
+        self._make_plain([number for number, lane in enumerate(self._lanes) if lane.slow])
         due_at = [lane.next_reading for lane in running]
         evaluate: Evaluate = self._objective.value_and_gradient
         if self._settled is not None:
@@ -228,10 +224,7 @@ class LaneBatch:
             lane.account(reading, seconds)
             if not lane.is_at(due_of[lane]):
                 continue
-            stop_reason = self._look_at(lane, reading)
-            if lane.weighted and self._is_slow(lane, stop_reason):
-                self._make_plain(lane, number)
-                continue
+            stop_reason = lane.look_at(reading, self._config, min(self._size))
             if stop_reason is None:
                 continue
             if self._may_settle(lane, stop_reason) and (
@@ -252,43 +245,6 @@ class LaneBatch:
         unspent = task.budget - task.spent + task.level_evaluations * self._cost
         return max(task.level_evaluations + 1, self._share(unspent))
 
-    def _look_at(self, lane: Lane, reading: Reading) -> StopReason | None:
-        """Put a due reading on record; say why the lane ends with it, if it does."""
-        task = lane.task
-        task.record(reading.value, min(self._size))
-        self._remember(lane, reading.best_value)
-        limit_s = self._config.time_limit_s
-        if reading.diverged:
-            return "diverged"
-        if limit_s is not None and task.seconds - task.limit_from_s >= limit_s:
-            return "time_limit"
-        if task.level_evaluations >= lane.limit:
-            return lane.reason or "budget"
-        if lane.reason is not None:
-            return None
-        stalled = reading.stalled or self._falls_less(task, self._config.plateau_tolerance)
-        return "plateau" if stalled else None
-
-    def _remember(self, lane: Lane, lowest: float) -> None:
-        """Add a reading, and drop those further back than the plateau rule looks."""
-        task, readings = lane.task, lane.task.readings
-        if lane.reason is not None:
-            # Pixels settle: what is minimised is another function than before.
-            readings.clear()
-        if readings:
-            lowest = min(lowest, readings[-1][1])
-        readings.append((task.level_evaluations, lowest))
-        since = task.level_evaluations - self._config.plateau_evaluations
-        while len(readings) > 1 and readings[1][0] <= since:
-            del readings[0]
-
-    def _falls_less(self, task: Task, share: float) -> bool:
-        """Whether the loss fell by less than a share of itself over the last evaluations."""
-        since = task.level_evaluations - self._config.plateau_evaluations
-        (evaluations, before), (_, lowest) = task.readings[0], task.readings[-1]
-        fall = before - lowest
-        return evaluations <= since and fall < share * lowest
-
     def _end(self, lane: Lane, number: int, reading: Reading, stop_reason: StopReason) -> None:
         """Hand the image to the task; it stays on the device."""
         if self._state is None:
@@ -300,20 +256,16 @@ class LaneBatch:
         lane.task.objective_loss = reading.best_value if best else reading.value
         lane.task.stop_reason = stop_reason
 
-    def _is_slow(self, lane: Lane, stop_reason: StopReason | None) -> bool:
-        """Whether it goes on with a plain loss: near its lowest, the weighted one aims beside."""
-        if lane.reason is not None or stop_reason not in (None, "plateau"):
-            return False
-        return stop_reason == "plateau" or self._falls_less(lane.task, SLOW_FALL)
-
-    def _make_plain(self, lane: Lane, number: int) -> None:
-        """Weight the parts of its loss no longer; its history is kept."""
-        if self._objective is None or self._state is None:
+    def _make_plain(self, numbers: list[int]) -> None:
+        """Weight the parts of the losses of some lanes no longer; their history is kept."""
+        if not numbers or self._objective is None or self._state is None:
             return
-        lane.weighted = False
-        lane.task.readings.clear()
-        self._objective.make_plain(number)
-        chosen = torch.tensor([number], device=self._network.device)
+        for number in numbers:
+            lane = self._lanes[number]
+            lane.weighted = lane.slow = False
+            lane.task.readings.clear()
+            self._objective.make_plain(number)
+        chosen = torch.tensor(numbers, device=self._network.device)
         self._state = lbfgs_reconsider(self._state, chosen, self._images(self._state)[chosen])
 
     def _may_settle(self, lane: Lane, stop_reason: StopReason) -> bool:

@@ -180,6 +180,26 @@ def test_a_row_whose_time_was_up_as_its_pixels_settled_is_made_again(
     assert (found.verdict, found.status) == ("identical", "timeout")
 
 
+def test_a_row_whose_time_was_up_as_it_fell_slowly_is_made_again(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("texsynth.lane.SLOW_FALL", 1e6)
+    account = Lane.account
+
+    def late(self: Lane, reading: Any, seconds: float) -> None:
+        account(self, reading, seconds)
+        self.task.seconds = 1e6 if self.task.spent >= 24 else 0.0
+
+    # The first reading at which its fall is slow is the one at which its time is up.
+    synthesis = {"plateau_evaluations": 19, "plateau_tolerance": 0.0}
+    with monkeypatch.context() as clock:
+        clock.setattr(Lane, "account", late)
+        run = make_run("a", evaluations=150, task_timeout=1e3, lanes=1, synthesis=synthesis)
+    row = load_row(run, "a-c0-v0")
+    assert (row["stop_reason"], row["evaluations"]) == ("time_limit", 24.5)
+    assert replay(run).verdict == "identical"
+
+
 def test_what_was_tampered_with_is_different(make_run: MakeRun) -> None:
     run = make_run(lanes=1)
     row = load_row(run, "a-c0-v0")

@@ -286,7 +286,7 @@ def test_a_lane_that_is_slow_goes_on_with_the_plain_loss(
     slow: float,
     is_plain: bool,
 ) -> None:
-    monkeypatch.setattr("texsynth.lanes.SLOW_FALL", slow)
+    monkeypatch.setattr("texsynth.lane.SLOW_FALL", slow)
     exemplars = draw_images(1, 16, 16).float()
     config = dataclasses.replace(
         CONFIG, levels=1, evaluations=80, plateau_evaluations=20, plateau_tolerance=0, settle=False
