@@ -70,31 +70,31 @@ def calibrate(
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // sharing))
     try:
-        return _time_levels(network, config, lanes * sharing, sizes, sharing)
+        levels = _time_levels(network, config, lanes, sizes)
     finally:
         torch.set_num_threads(threads)
+    return tuple(
+        dataclasses.replace(level, device_s_per_evaluation=level.device_s_per_evaluation / sharing)
+        for level in levels
+    )
 
 
 def _time_levels(
-    network: TextureNetwork,
-    config: SynthesisConfig,
-    busy: int,
-    sizes: Sequence[tuple[int, int]],
-    sharing: int,
+    network: TextureNetwork, config: SynthesisConfig, lanes: int, sizes: Sequence[tuple[int, int]]
 ) -> tuple[LevelPlan, ...]:
-    """Every level, with so many busy lanes on all actors that share the device."""
+    """Every level, of an actor that has the device for itself."""
     levels: list[LevelPlan] = []
     measured, limit_s = SMALLEST_STAND_IN, CALIBRATION_S / len(sizes)
     for (side, _), count in zip(sizes, compute_evaluations(config, sizes), strict=True):
         sides = [side]
         while sides[-1] // 2 >= measured:
             sides.append(sides[-1] // 2)
-        measured, seconds = _time_level(network, config, busy // sharing, sides, limit_s)
+        measured, seconds = _time_level(network, config, lanes, sides, limit_s)
         levels.append(
             LevelPlan(
                 side_px=side,
                 evaluations_per_task=count,
-                device_s_per_evaluation=seconds / busy * (side / measured) ** 2,
+                device_s_per_evaluation=seconds / lanes * (side / measured) ** 2,
                 measured_at_px=measured,
             )
         )

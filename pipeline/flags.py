@@ -8,11 +8,15 @@ the rest of the rule decides.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 import pyarrow.types as pt
+
+from pipeline.sandbox import lock_sandbox, open_sandbox, quote_name
 
 FAULTS = (
     *("copy", "shifted_copy", "clipped", "noisy", "off_colour", "structure_lost", "not_a_texture"),
@@ -24,7 +28,7 @@ RULES: dict[str, str] = {
     "converged": "stop_reason = 'plateau'",
     "copy": "displacement_score < copy_displacement_threshold"
     " OR layout_correlation > copy_layout_threshold"
-    " OR (verbatim_share > 0.3 AND exemplar_kind <> 'regular')",
+    " OR (verbatim_share > 0.3 AND exemplar_kind <> 'regular') IS TRUE",
     "shifted_copy": "phase_correlation_peak > 0.5",
     "clipped": "clipped_share > exemplar_clipped_share + 0.1",
     "noisy": "high_frequency_ratio > 2 OR chroma_noise > 3 * exemplar_chroma_noise + 0.01",
@@ -37,6 +41,27 @@ RULES: dict[str, str] = {
 """Rule of every flag, in the order in which they are computed."""
 
 
+# A measure and a column or number, with nothing added to it.
+COMPARISON = re.compile(r"\b([a-z]\w*) ([<>]) ([\w.]+)(?= OR | AND |\)|$)")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A part of a rule that holds one measure against one threshold.
+
+    Attributes:
+        flag: Whose rule it is.
+        measure: A column.
+        is_below: Whether the flag is set below the threshold; above it otherwise.
+        threshold: A number, or the name of a column.
+    """
+
+    flag: str
+    measure: str
+    is_below: bool
+    threshold: float | str
+
+
 class RuleError(ValueError):
     """A rule that cannot be evaluated; the message names it."""
 
@@ -45,7 +70,7 @@ def resolve_rules(changes: Mapping[str, str]) -> dict[str, str]:
     """All rules, those of `changes` in place of the standing ones.
 
     Raises:
-        RuleError: for a flag that does not exist, or a rule that is no boolean expression.
+        RuleError: for a flag that does not exist.
     """
     unknown = sorted(set(changes) - set(RULES))
     if unknown:
@@ -63,6 +88,15 @@ def parse_rule(text: str) -> tuple[str, str]:
     if not colon or not name.strip() or not rule.strip():
         raise RuleError(f"rule is {text!r}, expected 'name: expression'")
     return name.strip(), rule.strip()
+
+
+def find_comparisons(rules: Mapping[str, str] = RULES) -> list[Comparison]:
+    """The comparisons in some rules, in their order; what is computed first is passed over."""
+    return [
+        Comparison(flag, measure, sign == "<", _number_or_name(threshold))
+        for flag, rule in rules.items()
+        for measure, sign, threshold in COMPARISON.findall(rule)
+    ]
 
 
 def validate_rules(rules: Mapping[str, str], schema: pa.Schema) -> None:
@@ -102,7 +136,7 @@ def evaluate_rules(table: pa.Table, rules: Mapping[str, str]) -> pa.Table:
     query = _without_nan(rows.schema)
     for name, rule in rules.items():
         query = _with_flag(query, name, rule)
-    flags = ", ".join(map(_quote, rules))
+    flags = ", ".join(map(quote_name, rules))
     try:
         return _run(rows, f"SELECT {flags} FROM ({query})")  # noqa: S608 - quoted names
     except duckdb.Error as error:
@@ -122,7 +156,7 @@ def _without_nan(schema: pa.Schema) -> str:
 
 def _with_flag(query: str, name: str, rule: str) -> str:
     # A comment in a rule ends with its line.
-    return f"SELECT *, ({rule}\n) AS {_quote(name)} FROM ({query})"  # noqa: S608 - validated
+    return f"SELECT *, ({rule}\n) AS {quote_name(name)} FROM ({query})"  # noqa: S608 - validated
 
 
 def _run(rows: pa.Table, query: str) -> pa.Table:
@@ -133,18 +167,22 @@ def _run(rows: pa.Table, query: str) -> pa.Table:
 
 @functools.cache
 def _connection() -> duckdb.DuckDBPyConnection:
-    """One for the process, whose cursors are threads' own; it sees what is registered, no files."""
-    return duckdb.connect(
-        config={"enable_external_access": "false", "lock_configuration": "true", "threads": "1"}
-    )
+    """One for the process, whose cursors are threads' own."""
+    connection = open_sandbox()
+    connection.execute("SET threads = 1")
+    lock_sandbox(connection)
+    return connection
 
 
 def _number_or_null(field: pa.Field) -> str:
-    name = _quote(field.name)
+    name = quote_name(field.name)
     if not pt.is_floating(field.type):
         return name
     return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}"
 
 
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _number_or_name(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -13,7 +13,8 @@ import pandas as pd
 from pipeline.query import as_run
 from pipeline.resume import RunRecordError, load_run_record
 from pipeline.rundir import RunDirectory
-from pipeline.sql import MetricsDatabase, open_metrics, quote_text
+from pipeline.sandbox import quote_text
+from pipeline.sql import MetricsDatabase, open_metrics
 
 KEYS = ("exemplar_id", "crop", "variation")
 NORMALISATION = "normalisation"

@@ -17,10 +17,13 @@ from pipeline.flags import resolve_rules
 from pipeline.resume import RunRecord
 from pipeline.schema import REQUIRED_COLUMNS, RESERVED_COLUMNS, SchemaError
 from texsynth.config import REFERENCE_SIDE, REFERENCE_TAPS, REFERENCE_THRESHOLD
+from texsynth.copies import layout_correlation
+from texsynth.displacement import displacement_score
 from texsynth.images import tensor_to_pil
 from texsynth.pairs import PairError
 from texsynth.quality import QualityMeasures, measure_quality
 from texsynth.results import SynthesisResult
+from texsynth.spectral import chroma_noise
 from texsynth.triage import triage_exemplars
 
 Row = dict[str, Any]
@@ -147,7 +150,7 @@ class RowMaker:
         return REFERENCE_THRESHOLD if published else None
 
     def _quality_values(self, result: SynthesisResult, exemplar: torch.Tensor) -> Row:
-        """Measures of the stored image; none of images that are too small for them."""
+        """Measures of the stored image; few of images that are too small for the rest."""
         device = self._network.device
         texture = (result.image_8bit[None].float() / 255).to(device)
         original = exemplar[None].to(device)
@@ -155,7 +158,16 @@ class RowMaker:
             (measures,) = measure_quality(texture, original, self._network)
             (kind,) = triage_exemplars(original)
         except PairError:
-            return {"out_of_range": result.out_of_range}
+            # Too small for most of them, not for those that tell copies and speckle.
+            at_zero, largest = layout_correlation(texture, original)
+            return {
+                "displacement_score": displacement_score(texture, original).item(),
+                "layout_correlation": at_zero.item(),
+                "layout_correlation_shifted": largest.item(),
+                "chroma_noise": chroma_noise(texture).item(),
+                "exemplar_chroma_noise": chroma_noise(original).item(),
+                "out_of_range": result.out_of_range,
+            }
         values = {name: getattr(measures, name) for name in MEASURED}
         return values | {
             "gram_error_taps": list(measures.gram_errors),

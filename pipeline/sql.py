@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 from pipeline.committed import FileProblem, UnreadableFileError, open_parquet, read_committed
 from pipeline.query import as_run, is_current
 from pipeline.rundir import RunDirectory
+from pipeline.sandbox import lock_sandbox, open_sandbox, quote_name, quote_text
 from pipeline.schema import metrics_schema
 
 BATCH_ROWS = 2048
@@ -28,20 +29,6 @@ KEYS = ("run", "task_id", "exemplar_id", "crop", "variation", "category", "statu
 RENAMED = "manifest_run"
 """A column `run` of a manifest, under which the name of the run is not lost."""
 ONLY_SELECT = "expected one SELECT, DESCRIBE or SUMMARIZE"
-# Spilled to the working directory otherwise; no extension is fetched or loaded.
-CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "temp_directory": "",
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "python_enable_replacements": "false",
-}
-# Nothing after these can open a file, or undo them. A bar would come among the answer.
-LOCKS = (
-    "SET enable_progress_bar = false",
-    "SET TimeZone = 'UTC'",
-    "SET enable_external_access = false",
-    "SET lock_configuration = true",
-)
 
 
 class QueryError(ValueError):
@@ -119,7 +106,7 @@ def open_metrics(runs: Sequence[RunDirectory | Path | str]) -> Iterator[MetricsD
     directories = [as_run(run) for run in runs]
     names = name_runs([run.path for run in directories])
     problems: list[FileProblem] = []
-    with closing(duckdb.connect(":memory:", config=CONFIG)) as connection:
+    with closing(open_sandbox()) as connection:
         connection.register("no_rows", metrics_schema().empty_table())
         parts = ["SELECT NULL::VARCHAR AS run, * FROM no_rows"]
         for number, (run, name) in enumerate(zip(directories, names, strict=True)):
@@ -131,8 +118,7 @@ def open_metrics(runs: Sequence[RunDirectory | Path | str]) -> Iterator[MetricsD
         connection.execute(f"CREATE VIEW metrics AS {' UNION ALL BY NAME '.join(parts)}")
         connection.execute(_long_view(connection, "flags", "flag", "BOOLEAN"))
         connection.execute(_long_view(connection, "measures", "measure", "DOUBLE"))
-        for lock in LOCKS:
-            connection.execute(lock)
+        lock_sandbox(connection)
         yield MetricsDatabase(connection, names, problems)
 
 
@@ -148,18 +134,6 @@ def name_runs(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise QueryError(f"runs {[str(path) for path in paths]}: one is given twice")
-
-
-def quote_text(text: str) -> str:
-    """Text as an SQL literal."""
-    escaped = text.replace("'", "''")
-    return f"'{escaped}'"
-
-
-def quote_name(name: str) -> str:
-    """The name of a column, as SQL."""
-    escaped = name.replace('"', '""')
-    return f'"{escaped}"'
 
 
 def _open_source(run: RunDirectory, problems: list[FileProblem]) -> pa.Table | ds.Dataset:

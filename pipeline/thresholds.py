@@ -14,23 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.flags import FAULTS
+from pipeline.flags import FAULTS, find_comparisons
 
 OUTLYING = 3.5
 """Robust z-score from which a value is an outlier (Iglewicz and Hoaglin)."""
 FEWEST_ROWS = 10
 """Rows without which nothing is proposed: of a run, of a category, with and without faults."""
-WORSE_ABOVE, WORSE_BELOW = 1.0, -1.0
 MEASURES: dict[str, tuple[str, float]] = {
-    "displacement_score": ("copy", WORSE_BELOW),
-    "layout_correlation": ("copy", WORSE_ABOVE),
-    "phase_correlation_peak": ("shifted_copy", WORSE_ABOVE),
-    "high_frequency_ratio": ("noisy", WORSE_ABOVE),
-    "colour_mean_distance": ("off_colour", WORSE_ABOVE),
-    "sliced_wasserstein": ("off_colour", WORSE_ABOVE),
-    "held_out_gram_error": ("structure_lost", WORSE_ABOVE),
+    one.measure: (one.flag, -1.0 if one.is_below else 1.0)
+    for one in find_comparisons()
+    if one.flag in FAULTS
 }
-"""Measures with a threshold in a standing rule: the flag, and on which side a texture is bad."""
+"""Measures with a threshold in the standing rule of a fault: the flag, and 1 where a texture is bad
+above it, -1 below."""
 
 
 @dataclass(frozen=True)

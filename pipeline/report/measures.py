@@ -7,19 +7,16 @@ the bad textures are, and where its threshold is.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from pipeline.columns import BOOL, GROUPS, Column
-from pipeline.flags import FAULTS, RULES
+from pipeline.flags import FAULTS, RULES, find_comparisons
 
 NOT_MEASURED = frozenset({"Task", "Texture", "Source", "Provenance"})
 THRESHOLD_SUFFIX = "_threshold"
-# A measure and a column or number, with nothing added to it.
-COMPARISON = re.compile(r"\b([a-z]\w*) ([<>]) ([\w.]+)(?= OR | AND |\)|$)")
 ACCEPTED = "accepted"
 GOOD_NEWS = frozenset({"below_threshold", "delivered_below_threshold", ACCEPTED})
 # What a flag says when it is true, false and null, where its name does not say it well.
@@ -120,20 +117,12 @@ def _comparisons(
     flags: tuple[Flag, ...], rules: Mapping[str, str]
 ) -> dict[str, tuple[bool, float | str]]:
     """By measure: whether low is worst, and the threshold."""
-    found = {}
-    for flag in flags:
-        if flag.good_news is not None and flag.name != ACCEPTED:
-            for measure, sign, threshold in COMPARISON.findall(rules.get(flag.name, "")):
-                low_is_worst = (sign == "<") != flag.good_news
-                found[measure] = (low_is_worst, _number_or_name(threshold))
-    return found
-
-
-def _number_or_name(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    rated = {flag.name: flag.good_news for flag in flags if flag.good_news is not None}
+    return {
+        one.measure: (one.is_below != rated[one.flag], one.threshold)
+        for one in find_comparisons(rules)
+        if one.flag in rated and one.flag != ACCEPTED
+    }
 
 
 def _flag(column: Column) -> Flag:

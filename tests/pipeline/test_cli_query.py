@@ -101,8 +101,8 @@ def test_a_reader_that_leaves_early_is_no_error(two: list[RunDirectory]) -> None
 
 def test_a_long_query_draws_no_bar_among_its_answer(two: list[RunDirectory]) -> None:
     program = (
-        "import pipeline.sql as sql\n"
-        "sql.LOCKS = ('SET progress_bar_time = 1', *sql.LOCKS)\n"
+        "import pipeline.sandbox as sandbox\n"
+        "sandbox.LOCKS = ('SET progress_bar_time = 1', *sandbox.LOCKS)\n"
         "from pipeline.cli import main; main()"
     )
     question = "SELECT count(*) AS n FROM range(3000) a, range(100000) b WHERE a.range <> b.range"

@@ -9,8 +9,10 @@ import pytest
 
 from pipeline.flags import (
     RULES,
+    Comparison,
     RuleError,
     evaluate_rules,
+    find_comparisons,
     parse_rule,
     resolve_rules,
     validate_rules,
@@ -103,3 +105,18 @@ def test_the_page_has_the_standing_rules() -> None:
         if name != "accepted":
             assert f"| `{name}` | `{rule}` |" in page
     assert all(f"`{name}`" in page for name in RULES)
+
+
+def test_a_rule_sees_no_variable_of_the_program() -> None:
+    secrets = pa.table({"x": [1]})
+    with pytest.raises(RuleError, match="secrets"):
+        validate_rules({"low": "a < (SELECT max(x) FROM secrets)"}, SCHEMA)
+    assert secrets.num_rows == 1
+
+
+def test_comparisons_are_read_off_the_rules() -> None:
+    rules = {"copy": "a < b OR c > 0.5", "clipped": "d > e + 0.1", "gone": "k IN ('x')"}
+    assert find_comparisons(rules) == [
+        Comparison("copy", "a", True, "b"),
+        Comparison("copy", "c", False, 0.5),
+    ]

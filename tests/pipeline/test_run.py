@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -289,3 +290,15 @@ def test_retry_and_finalize_go_by_the_directory_alone(
     assert len(textures(out)) == 2
     with pytest.raises(NotARunError, match="is no run directory"):
         retry_run(RunDirectory(tmp_path / "images"), ["failed"], Console())
+
+
+def test_a_small_texture_is_measured_for_copies_all_the_same(
+    make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path
+) -> None:
+    manifest, out = make_manifest(["a"]), tmp_path / "run"
+    do(manifest, out, quick_config(size=16))
+    (row,) = pd.read_parquet(out / "metrics.parquet").to_dict("records")
+    known = ("displacement_score", "layout_correlation", "chroma_noise", "exemplar_chroma_noise")
+    assert all(np.isfinite(row[name]) for name in known)
+    assert pd.isna(row["verbatim_share"])
+    assert row["copy"] in (True, False)
