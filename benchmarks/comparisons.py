@@ -21,7 +21,7 @@ class Mark:
 
     Args:
         evaluations: at full size.
-        seconds: of its own work.
+        seconds: of its own work; where several lanes share the time, its share.
         loss: reference loss of the float image.
         delivered: of the image in 8 bits; None where it was not asked for.
         epoch: of the baseline.
@@ -72,9 +72,10 @@ def tables(comparisons: Sequence[Comparison]) -> list[str]:
     """Both tables as Markdown lines."""
     lines = ["## The same function: until ours reaches the baseline's loss", ""]
     lines.append(
-        "| exemplar | epochs | loss | evaluations | ours | fewer | seconds | ours | faster |"
+        "| exemplar | epochs | loss | evaluations | ours | fewer | seconds | ours | faster "
+        "| textures/h | ours |"
     )
-    lines.append("| --- |" + " ---: |" * 8)
+    lines.append("| --- |" + " ---: |" * 10)
     for epoch in EPOCHS:
         lines += _rows_of_epoch(comparisons, epoch)
     lines += ["", "`>`: not reached within the budget, which is given.", ""]
@@ -93,7 +94,7 @@ def _rows_of_epoch(comparisons: Sequence[Comparison], epoch: int) -> list[str]:
             continue
         theirs, ours, is_below = reached
         if not math.isfinite(theirs.loss):
-            rows.append(f"| {comparison.name} | {epoch} | diverged |{' |' * 6}")
+            rows.append(f"| {comparison.name} | {epoch} | diverged |{' |' * 8}")
             continue
         fewer.append(theirs.evaluations / ours.evaluations)
         faster.append(theirs.seconds / ours.seconds)
@@ -101,11 +102,12 @@ def _rows_of_epoch(comparisons: Sequence[Comparison], epoch: int) -> list[str]:
         rows.append(
             f"| {comparison.name} | {epoch} | {theirs.loss:,.0f} | {theirs.evaluations:,.0f} | "
             f"{more}{ours.evaluations:,.0f} | {less}{fewer[-1]:.1f} | {theirs.seconds:.0f} | "
-            f"{more}{ours.seconds:.0f} | {less}{faster[-1]:.1f} |"
+            f"{more}{ours.seconds:.0f} | {less}{faster[-1]:.1f} | "
+            f"{3600 / theirs.seconds:.1f} | {less}{3600 / ours.seconds:.1f} |"
         )
     if fewer:
         means = f"**{geometric_mean(fewer):.1f}** | | | **{geometric_mean(faster):.1f}**"
-        rows.append(f"| **geometric mean of {len(fewer)}** | {epoch} | | | | {means} |")
+        rows.append(f"| **geometric mean of {len(fewer)}** | {epoch} | | | | {means} | | |")
     return rows
 
 

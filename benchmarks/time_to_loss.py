@@ -102,26 +102,28 @@ def run_ours(
     measure: Measure,
     config: SynthesisConfig,
     seed: int = 0,
+    lanes: int = 1,
 ) -> tuple[list[Mark], Tensor]:
-    """Ours on one lane, looked at whenever it looks at itself; the texture in 8 bits."""
+    """The first of some lanes, looked at whenever it looks at itself; the texture in 8 bits.
+
+    Seconds are its share of those that all lanes take together, each with a seed of its own.
+    """
     begun = time.perf_counter()
-    work = prepare_synthesis(
-        exemplar[None], [seed], config, network, lanes=1, device=network.device
-    )
-    seconds = time.perf_counter() - begun
+    exemplars, seeds = exemplar.expand(lanes, -1, -1, -1), range(seed, seed + lanes)
+    work = prepare_synthesis(exemplars, seeds, config, network, lanes=lanes, device=network.device)
+    seconds = (time.perf_counter() - begun) / lanes
     marks = []
     while True:
         begun = time.perf_counter()
         results = work.advance()
-        seconds += time.perf_counter() - begun
-        if results:
-            result = results[0]
-            image = result.image
-            marks.append(Mark(result.evaluations, seconds, measure.loss(image)))
-            return marks, result.image_8bit
-        point = work.checkpoints()[0]
-        if point.image.shape == exemplar.shape:
-            marks.append(Mark(point.spent, seconds, measure.loss(point.image)))
+        seconds += (time.perf_counter() - begun) / lanes
+        for result in results:
+            if result.index == 0:
+                marks.append(Mark(result.evaluations, seconds, measure.loss(result.image)))
+                return marks, result.image_8bit
+        for point in work.checkpoints():
+            if point.index == 0 and point.image.shape == exemplar.shape:
+                marks.append(Mark(point.spent, seconds, measure.loss(point.image)))
 
 
 def compare(
@@ -140,19 +142,25 @@ def compare(
         plateau_tolerance=0.0,
         **SAME_FUNCTION,
     )
-    ours, texture = run_ours(network, exemplar, measure, same)
+    lanes = arguments.lanes
+    ours, texture = run_ours(network, exemplar, measure, same, lanes=lanes)
     equal = next(mark for mark in baseline if mark.epoch == arguments.equal_epoch)
     ratio = statistics.median(mark.seconds / mark.evaluations for mark in ours)
     config = SynthesisConfig.preset(
         arguments.preset,
         evaluations=max(1.0, equal.seconds / ratio),
         plateau_tolerance=0.0,
-        time_limit_s=equal.seconds,
+        # A lane counts the time that those beside it take as well.
+        time_limit_s=equal.seconds * lanes,
     )
-    result = next(synthesize(exemplar[None], [0], config, network, device=network.device))
+    exemplars = exemplar.expand(lanes, -1, -1, -1)
+    results = synthesize(
+        exemplars, range(lanes), config, network, lanes=lanes, device=network.device
+    )
+    result = next(result for result in results if result.index == 0)
     stored = result.image_8bit.float() / 255
     mark = Mark(
-        result.evaluations, result.seconds, measure.loss(result.image), measure.loss(stored)
+        result.evaluations, result.seconds / lanes, measure.loss(result.image), measure.loss(stored)
     )
     first, second = measure_copies(
         torch.stack([texture.float() / 255, stored]), exemplar[None].expand(2, -1, -1, -1)
@@ -172,6 +180,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add_options(parser, size=128)
     parser.add_argument("--preset", choices=get_args(PresetName), default="default")
+    parser.add_argument("--lanes", type=int, default=1, help="of ours; the baseline has one")
     parser.add_argument("--epochs", type=int, default=50, help="of the baseline, 20 at least")
     parser.add_argument("--long-epochs", type=int, default=250, help="on the first exemplars")
     parser.add_argument("--long", type=int, default=0, help="how many those are")
@@ -190,7 +199,8 @@ def main() -> None:
     head = [
         *describe_environment(),
         f"* weights: {network.weights_id}, sha256 {network.weights_sha256[:16]}; "
-        f"{arguments.size} px; one lane; budget of ours {arguments.share} of the evaluations",
+        f"{arguments.size} px; lanes: {arguments.lanes}; budget of ours {arguments.share} of the "
+        "evaluations",
     ]
     comparisons: list[Comparison] = []
     for number, (name, exemplar) in enumerate(exemplars.items()):

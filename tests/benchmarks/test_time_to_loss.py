@@ -45,6 +45,8 @@ def test_tables_have_ratios_their_means_and_what_was_not_reached() -> None:
     assert "| x | 20 | 100 | 400 | 100 | 4.0 | 40 | 4 | 10.0 |" in text
     assert "| x | 50 | 10 | 1,000 | > 200 | < 5.0 | 100 | > 8 | < 12.5 |" in text
     assert "| **geometric mean of 2** | 20 | | | | **4.0** | | | **10.0** |" in text
+    assert "| 10.0 | 90.0 | 900.0 |" in text
+    assert "| < 12.5 | 36.0 | < 450.0 |" in text
     assert "median 100.0, least 100.0" in text
     assert "0 of our 4 textures" in text
 
@@ -99,9 +101,23 @@ def test_both_are_measured_by_the_same_loss_of_the_same_function(weights_file: P
     assert [mark.seconds for mark in ours] == sorted(mark.seconds for mark in ours)
 
 
+def test_lanes_share_the_time_and_the_first_is_the_same(weights_file: Path) -> None:
+    network, exemplar = load_network(str(weights_file)), draw()
+    measure = Measure(network, exemplar)
+    config = SynthesisConfig.preset("default", evaluations=20, weighting="none", settle=False)
+    (alone, _), (beside, _) = (
+        run_ours(network, exemplar, measure, config, lanes=lanes) for lanes in (1, 3)
+    )
+    assert [mark.evaluations for mark in beside] == [mark.evaluations for mark in alone]
+    for one, other in zip(alone[:2], beside[:2], strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=1e-3)
+    assert [mark.seconds for mark in beside] == sorted(mark.seconds for mark in beside)
+
+
 def test_the_command_prints_what_it_writes(tmp_path: Path, weights_file: Path) -> None:
     tensor_to_pil(draw()).save(tmp_path / "exemplar_noise.png")
     options = ["--size", "32", "--epochs", "20", "--weights", str(weights_file), "--threads", "1"]
+    options += ["--lanes", "2"]
     written = tmp_path / "marks.json"
     paths = ["--exemplars", str(tmp_path), "--pattern", "*.png", "--json", str(written)]
     command = [sys.executable, "-m", "benchmarks.time_to_loss", *paths, *options]
