@@ -61,7 +61,19 @@ class RunConfig(BaseModel):
         ge=1,
         description="Budget per texture, in evaluations at full size; default: preset's.",
     )
-    limit: int | None = Field(None, ge=1, description="Take the manifest's first rows only.")
+    partition: int | None = Field(
+        None,
+        ge=1,
+        le=10,
+        description="Of DTD's ten: `split` comes from the manifest's column split_N; default: from"
+        " its own column split.",
+    )
+    split: str | None = Field(
+        None, description="Take the manifest's rows of this split only, such as train."
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Take the first of these rows only; default: all."
+    )
     lanes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Textures that an actor works on at once."
     )

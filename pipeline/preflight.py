@@ -15,9 +15,16 @@ import texsynth
 from pipeline.config import RunConfig
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.prepare import PREPARED
-from pipeline.resume import RunMismatchError, RunRecord, load_run_record, refuse_other_config
+from pipeline.resume import (
+    RunMismatchError,
+    RunRecord,
+    load_run_record,
+    refuse_filtered,
+    refuse_other_config,
+)
 from pipeline.rundir import RunDirectory
 from pipeline.schema import RESERVED_COLUMNS, row_schema
+from pipeline.splits import select_split
 from pipeline.tasks import TASK_COLUMNS, expand_tasks
 from texsynth.config import ConfigError
 from texsynth.synthesis import compute_levels, make_batches
@@ -26,6 +33,8 @@ THRESHOLDS = (
     *("loss_threshold", "copy_displacement_threshold", "copy_layout_threshold", "flag_rules"),
 )
 """Settings that change no texture but stand in every row beside the flags made with them."""
+SELECTION = ("partition", "split")
+"""Settings that change no texture but say which exemplars a run may use."""
 
 
 class RunDirectoryError(ValueError):
@@ -95,21 +104,23 @@ def check_run(manifest_path: Path, config: RunConfig, run: RunDirectory | None) 
 
     Raises:
         ManifestError: the manifest cannot be read.
+        SplitError: it has no rows of the split, or does not say which they are.
         WeightsError, ConfigError, TapError: the settings cannot give a texture.
         SchemaError: the manifest has columns that rows have no room for.
-        RunDirectoryError, RunRecordError, RunMismatchError: `run` is not this run's.
+        RunDirectoryError, RunRecordError, RunMismatchError, FilteredRunError: `run` is not this
+            run's.
     """
     if run is not None:
         _refuse_other_folder(run)
     manifest = load_manifest(
         manifest_path,
         root=config.root,
-        limit=config.limit,
         reserved=RESERVED_COLUMNS.union(PREPARED.names),
         allow_outside_root=config.allow_outside_root,
     )
+    exemplars = select_split(manifest, config.partition, config.split).slice(0, config.limit)
     tasks = expand_tasks(
-        manifest.table, crops=config.crops, variations=config.variations, seed=config.seed
+        exemplars, crops=config.crops, variations=config.variations, seed=config.seed
     )
     network = texsynth.load_network(config.weights, normalisation=config.normalisation)
     synthesis = config.resolve_synthesis()
@@ -153,9 +164,20 @@ def refuse_other_run(previous: RunRecord, record: RunRecord) -> None:
     """Refuse to go on with a run under settings or a manifest that do not fit its rows.
 
     Raises:
+        FilteredRunError: The directory takes no new rows.
         RunMismatchError: Says what differs.
     """
+    refuse_filtered(previous)
     refuse_other_config(previous, record)
+    for name in SELECTION:
+        before, now = previous.config.get(name), record.config.get(name)
+        if before != now:
+            raise RunMismatchError(
+                f"{name} is {now!r}, the run was begun with {before!r}: rows of both side by side "
+                "would be held-out data among training data, or say their split by two "
+                "partitions; take the same value, or another directory (`texsynth filter` takes "
+                "from a run what is safe for a partition)"
+            )
     for name in THRESHOLDS:
         before, now = previous.config.get(name), record.config.get(name)
         if before != now:

@@ -38,6 +38,10 @@ class RunMismatchError(ValueError):
     """A run directory belongs to a run of another configuration."""
 
 
+class FilteredRunError(ValueError):
+    """A run directory is the filtered part of another, and takes no new rows."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """The content of `run.json`.
@@ -53,6 +57,7 @@ class RunRecord:
         root: Folder or URI that the manifest's paths are relative to.
         carried: The manifest columns that are carried into the rows.
         created_at: When the run began, ISO 8601 with time zone.
+        filtered: Of what run it is a part, and which, if it is one (`pipeline.filtering`).
     """
 
     config: Mapping[str, Any]
@@ -65,6 +70,7 @@ class RunRecord:
     root: str
     carried: pa.Schema
     created_at: str
+    filtered: Mapping[str, Any] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -134,6 +140,21 @@ def refuse_other_config(old: RunRecord, new: RunRecord) -> None:
     lines = [f"  {name}: {_shown(before, name)} -> {_shown(after, name)}" for name in names]
     head = f"the run was made with another configuration ({old.fingerprint} -> {new.fingerprint}):"
     raise RunMismatchError("\n".join([head, *lines, "take these values, or another directory"]))
+
+
+def refuse_filtered(record: RunRecord) -> None:
+    """Refuse to work on a directory that is the filtered part of another run.
+
+    Raises:
+        FilteredRunError: Says which run to work on.
+    """
+    if record.filtered is not None:
+        source = record.filtered.get("run")
+        raise FilteredRunError(
+            f"the directory is the part of run {source!r} that `texsynth filter` found safe, and "
+            "takes no new rows, which nothing would have checked; work on that run, and filter it "
+            "again"
+        )
 
 
 def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] = ()) -> pa.Table:

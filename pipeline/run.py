@@ -30,6 +30,7 @@ from pipeline.resume import (
     load_run_record,
     load_tasks,
     pending_tasks,
+    refuse_filtered,
     write_pending,
     write_run_record,
     write_tasks,
@@ -54,8 +55,9 @@ def run_manifest(manifest_path: Path, out: Path, config: RunConfig, console: Con
         console: for progress.
 
     Raises:
-        ManifestError, ConfigError, TapError, WeightsError: before anything is written.
-        RunMismatchError: if `out` belongs to another configuration.
+        ManifestError, SplitError, ConfigError, TapError, WeightsError: before anything is written.
+        RunMismatchError, FilteredRunError: if `out` belongs to another configuration, or is the
+            filtered part of another run.
         RunDirectoryError: if `out` is a file, or a folder of something else.
         RunBusyError: if another process works on `out`.
         OSError: if the directory cannot be written; committed rows stay.
@@ -79,9 +81,11 @@ def retry_run(run: RunDirectory, retry: Sequence[str], console: Console) -> RunO
 
     Raises:
         NotARunError, RunRecordError: if it is no run directory, or a damaged one.
+        FilteredRunError: if it is the filtered part of another run.
         RunBusyError, WeightsError, OSError: as `run_manifest`.
     """
     record = require_record(run)
+    refuse_filtered(record)
     config = RunConfig.model_validate({**record.config, "retry": tuple(retry)})
     require_device(config)
     run.create()

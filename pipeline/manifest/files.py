@@ -45,7 +45,6 @@ def load_manifest(
     *,
     root: str | os.PathLike[str] | None = None,
     allow_outside_root: bool = False,
-    limit: int | None = None,
     reserved: Collection[str] = (),
 ) -> Manifest:
     """Read and check a manifest; writes nothing and opens no image.
@@ -59,15 +58,12 @@ def load_manifest(
         root: what relative paths start from, a folder or a URI; the manifest's folder by default.
         allow_outside_root: take paths that leave the root: absolute, with "..", or URIs of another
             place. Links are followed, and refused, when an image is read.
-        limit: keep the first `limit` rows. The whole file is checked all the same.
         reserved: names that a column outside `MANIFEST_COLUMNS` must not have.
 
     Raises:
         ManifestError: with every problem and its row.
     """
     path = Path(path)
-    if limit is not None and limit < 1:
-        raise ManifestError(f"limit {limit}: expected at least 1")
     base = _absolute_root(path.parent if root is None else root)
     table, rows, problems = _read_table(path)
     table, column_problems = conform_columns(table, rows, reserved)
@@ -79,7 +75,7 @@ def load_manifest(
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
         raise ManifestError(f"manifest '{path}' cannot be used:\n{listing}")
-    return Manifest(table=table.slice(0, limit), root=base, path=path)
+    return Manifest(table=table, root=base, path=path)
 
 
 def write_manifest(table: pa.Table, path: str | os.PathLike[str]) -> None:

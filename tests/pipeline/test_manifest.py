@@ -212,15 +212,11 @@ def test_parquet_types(tmp_path):
     assert found[1].startswith("column 'width' has type double, expected whole numbers")
 
 
-def test_root_and_limit(tmp_path, monkeypatch):
+def test_root(tmp_path, monkeypatch):
     path = write_text(tmp_path, "exemplar_id,path\na,a.png\nb,b.png\n")
     monkeypatch.chdir(tmp_path)
     assert load_manifest("manifest.csv").root == str(tmp_path)
     assert load_manifest(path, root="s3://bucket/x").root == "s3://bucket/x"
-    assert load_manifest(path, limit=1).table["exemplar_id"].to_pylist() == ["a"]
-    assert load_manifest(path, limit=5).table.num_rows == 2
-    with pytest.raises(ManifestError, match="limit 0"):
-        load_manifest(path, limit=0)
 
 
 def test_a_table_that_does_not_fit_leaves_nothing(tmp_path):

@@ -181,19 +181,6 @@ def test_strange_text_survives_a_csv(cells: list[tuple[str, str, str]]) -> None:
     assert manifest.table.equals(table)
 
 
-@stable
-@given(
-    count=st.integers(1, 12), limit=st.integers(1, 20), suffix=st.sampled_from(["csv", "parquet"])
-)
-def test_a_limit_keeps_the_first_rows(count: int, limit: int, suffix: str) -> None:
-    ids = [f"id{number}" for number in range(count)]
-    with folder() as place:
-        write_manifest(pa.table({"exemplar_id": ids, "path": ids}), place / f"m.{suffix}")
-        manifest = load(place / f"m.{suffix}", limit=limit)
-    assert manifest is not None
-    assert manifest.table["exemplar_id"].to_pylist() == ids[:limit]
-
-
 @pytest.mark.parametrize("space", ["\u00a0", "\u2003", "\u3000"])
 def test_white_space_of_any_script_is_refused_at_the_ends_of_an_id(space: str) -> None:
     for exemplar_id in (f"{space}a", f"a{space}", space):
