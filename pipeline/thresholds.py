@@ -1,32 +1,38 @@
 """Thresholds that a run's own numbers suggest; proposals to be looked at, not truths.
 
-Of each measure, the value at which a row's robust z-score reaches 3.5: Iglewicz and Hoaglin, "How
-to Detect and Handle Outliers" (1993), M = 0.6745 (x - median) / MAD, with the mean absolute
-deviation where the MAD is 0. For the loss, the value that best parts the rows with faults from
-those without (Youden, "Index for rating diagnostic tests", Cancer 1950).
+Of each measure, the value at which a row's robust z-score reaches 3.5 (`pipeline.outliers`): one
+for the run, and one for each category whose own differs from it by more than chance.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from pipeline.flags import FAULTS, find_comparisons
+from pipeline.flags import COMPARISON, RULES
+from pipeline.outliers import (
+    MEASURES,
+    OUTLYING,
+    describe_categories,
+    describe_distribution,
+    find_measured,
+    select_finished,
+    sign_of,
+)
+from pipeline.sandbox import quote_text
 
-OUTLYING = 3.5
-"""Robust z-score from which a value is an outlier (Iglewicz and Hoaglin)."""
-FEWEST_ROWS = 10
-"""Rows without which nothing is proposed: of a run, of a category, with and without faults."""
-MEASURES: dict[str, tuple[str, float]] = {
-    one.measure: (one.flag, -1.0 if one.is_below else 1.0)
-    for one in find_comparisons()
-    if one.flag in FAULTS
-}
-"""Measures with a threshold in the standing rule of a fault: the flag, and 1 where a texture is bad
-above it, -1 below."""
+STANDARD_ERRORS = 3.0
+"""By how many of its standard errors the threshold of a category must differ from that of the run:
+then chance makes one of about 370 do so."""
+VARIANCE_OF_BOUND = math.pi / 2 + OUTLYING**2 * 1.361
+"""Of a median plus 3.5 scales of n normal values, in sigma^2 / n. pi/2 is that of the median; 1.361
+that of MAD / 0.6745, whose efficiency is 37 % (Rousseeuw and Croux, "Alternatives to the Median
+Absolute Deviation", JASA 1993)."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,10 @@ class Proposal:
         measure, flag: Column, and the flag whose rule it stands in.
         worse: `above` or `below`.
         rows: That have the measure.
-        median, threshold: Of all rows; where the robust z-score of the run is 3.5.
-        outliers: Rows beyond 3.5 in the distribution of their own category, or of the run where the
-            category has fewer than 10 rows.
+        median: Of all rows.
+        standing: Threshold in the standing rule, a number or a column.
+        threshold: Where the robust z-score of the run is 3.5, to four digits.
+        by_category: Thresholds of the categories where they differ enough to matter, likewise.
     """
 
     measure: str
@@ -47,24 +54,9 @@ class Proposal:
     worse: str
     rows: int
     median: float
+    standing: float | str
     threshold: float
-    outliers: int
-
-
-@dataclass(frozen=True)
-class LossProposal:
-    """Which delivered loss best tells rows with faults from those without.
-
-    Attributes:
-        good, faulty: Rows without and with any of FAULTS.
-        threshold: None where either are fewer than 10.
-        youden: Share of faulty rows above it, less that of good ones; 1 parts them wholly, 0 not.
-    """
-
-    good: int
-    faulty: int
-    threshold: float | None
-    youden: float | None
+    by_category: Mapping[str, float]
 
 
 def propose_thresholds(metrics: pd.DataFrame) -> list[Proposal]:
@@ -73,58 +65,56 @@ def propose_thresholds(metrics: pd.DataFrame) -> list[Proposal]:
     Args:
         metrics: Rows of one run, as `load_metrics` gives them.
     """
-    ok = metrics[metrics["status"] == "ok"]
-    found = []
-    for measure, (flag, sign) in MEASURES.items():
-        rows = ok[[measure, "category"]].dropna(subset=[measure])
-        if len(rows) < FEWEST_ROWS:
-            continue
-        values = sign * rows[measure]
-        centre, scale = _centre_and_scale(values)
-        found.append(
-            Proposal(
-                measure,
-                flag,
-                "above" if sign > 0 else "below",
-                len(rows),
-                sign * centre,
-                sign * (centre + OUTLYING * scale),
-                _count_outliers(values, rows["category"]),
-            )
-        )
-    return found
+    ok = select_finished(metrics)
+    return [_propose(ok, measure) for measure in find_measured(ok)]
 
 
-def propose_loss(metrics: pd.DataFrame) -> LossProposal:
-    """The loss that parts rows with and without other faults best, if there are enough of both."""
-    ok = metrics[(metrics["status"] == "ok") & metrics["delivered_loss"].notna()]
-    faulty = ok[list(FAULTS)].fillna(False).astype(bool).any(axis=1).to_numpy()
-    good = len(ok) - int(faulty.sum())
-    if min(good, len(ok) - good) < FEWEST_ROWS:
-        return LossProposal(good, len(ok) - good, None, None)
-    losses = ok["delivered_loss"].to_numpy(float)
-    order = np.argsort(losses)
-    # Youden's index with the threshold between each loss and the next.
-    index = np.cumsum(~faulty[order]) / good - np.cumsum(faulty[order]) / (len(ok) - good)
-    best = int(np.argmax(index[:-1]))
-    between = math.sqrt(losses[order][best] * losses[order][best + 1])
-    return LossProposal(good, len(ok) - good, between, float(index[best]))
+def propose_rules(proposals: Sequence[Proposal]) -> dict[str, str]:
+    """The standing rules of flags with the proposed thresholds in them, by flag."""
+    by_measure = {one.measure: one for one in proposals}
+
+    def replace(found: re.Match[str]) -> str:
+        measure, sign, _ = found.groups()
+        if measure not in by_measure:
+            return found.group()
+        return f"{measure} {sign} {_threshold_as_sql(by_measure[measure])}"
+
+    flags = dict.fromkeys(one.flag for one in proposals)
+    return {flag: COMPARISON.sub(replace, RULES[flag]) for flag in flags}
 
 
-def _count_outliers(values: pd.Series, categories: pd.Series) -> int:
-    """Values far above those of their category."""
-    centre, scale = _centre_and_scale(values)
-    bounds = pd.Series(centre + OUTLYING * scale, values.index)
-    for _, own in values.groupby(categories):
-        if len(own) >= FEWEST_ROWS:
-            middle, spread = _centre_and_scale(own)
-            bounds[own.index] = middle + OUTLYING * spread
-    return int((values > bounds).sum())
+def _propose(metrics: pd.DataFrame, measure: str) -> Proposal:
+    rows = metrics[[measure, "category"]].dropna(subset=[measure])
+    values, sign = rows[measure], sign_of(measure)
+    run = describe_distribution(values)
+    threshold = _rounded(run.bound(sign))
+    categories = describe_categories(values, rows["category"])
+    usual = statistics.median(own.scale for own in categories.values()) if categories else 0.0
+    by_category = {}
+    for name, own in categories.items():
+        bound = _rounded(own.bound(sign))
+        here = sign * values[rows["category"] == name]
+        judged_otherwise = ((here > sign * bound) != (here > sign * threshold)).any()
+        # A scale that came out small by chance would make its own error small.
+        error = max(own.scale, usual) * math.sqrt(VARIANCE_OF_BOUND / own.rows)
+        if judged_otherwise and abs(bound - threshold) > STANDARD_ERRORS * error:
+            by_category[name] = bound
+    standing = MEASURES[measure]
+    worse = "below" if standing.is_below else "above"
+    return Proposal(
+        *(measure, standing.flag, worse, run.rows, run.median, standing.threshold),
+        *(threshold, by_category),
+    )
 
 
-def _centre_and_scale(values: pd.Series) -> tuple[float, float]:
-    """Median, and the robust estimate of a standard deviation."""
-    centre = float(values.median())
-    deviations = (values - centre).abs()
-    scale = float(deviations.median()) / 0.6745
-    return centre, scale or 1.253314 * float(deviations.mean())
+def _threshold_as_sql(proposal: Proposal) -> str:
+    # A name that a terminal would obey or break is not printed: it keeps the threshold of the run.
+    own = {name: value for name, value in proposal.by_category.items() if name.isprintable()}
+    if not own:
+        return repr(proposal.threshold)
+    cases = " ".join(f"WHEN {quote_text(name)} THEN {value!r}" for name, value in own.items())
+    return f"CASE category {cases} ELSE {proposal.threshold!r} END"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
