@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.committed import FileProblem, Scan, open_parquet, read_from_scan
 from pipeline.manifest.checks import SPLIT_COLUMNS
@@ -110,28 +110,43 @@ def read_images(run: RunDirectory, located: pa.Table) -> Iterator[tuple[dict[str
         SelectionError: The rows are no longer where they were; locate them again.
         UnreadableFileError: A file is damaged.
     """
-    for rows in _stretches(located, "file"):
-        path = run.path / rows["file"][0].as_py()
-        try:
-            with open_parquet(path) as file:
-                for part in _stretches(rows, "row_group"):
-                    pngs = read_group(file, part["row_group"][0].as_py()).take(part["row"])
-                    if not pngs["task_id"].equals(part["task_id"]):
-                        raise moved(path)
-                    stored = pc.struct_field(pngs["image"], "bytes")
-                    yield from zip(part.to_pylist(), stored.to_pylist(), strict=True)
-        except FileNotFoundError as error:
-            raise moved(path) from error
+    for part in _stretches(located):
+        file, row_group = part["file"][0].as_py(), part["row_group"][0].as_py()
+        task_ids, pngs = read_group(run, file, row_group)
+        rows = part["row"].combine_chunks()
+        if not task_ids.take(rows).equals(part["task_id"].combine_chunks()):
+            raise moved(run, file)
+        yield from zip(part.to_pylist(), pngs.take(rows).to_pylist(), strict=True)
 
 
-def read_group(file: pq.ParquetFile, row_group: int) -> pa.Table:
-    """`task_id` and `image` (with `bytes` alone) of a row group."""
-    return file.read_row_group(row_group, columns=["task_id", "image.bytes"], use_threads=False)
+def read_group(run: RunDirectory, file: str, row_group: int) -> tuple[pa.Array, pa.Array]:
+    """Task ids and PNG bytes of a row group; raises as `read_images`."""
+    path = run.path / file
+    try:
+        with open_parquet(path) as parquet:
+            columns = ["task_id", "image.bytes"]
+            if row_group < parquet.num_row_groups:
+                table = parquet.read_row_group(row_group, columns=columns, use_threads=False)
+                pngs = pc.struct_field(table["image"].combine_chunks(), "bytes")
+                return table["task_id"].combine_chunks(), pngs
+    except FileNotFoundError as error:
+        raise moved(run, file) from error
+    raise moved(run, file)
 
 
-def moved(path: Path) -> SelectionError:
+def number_groups(located: pa.Table) -> NDArray[np.int64]:
+    """The row group of each row, numbered through all files, [N]; the numbers begin with 0."""
+    file = located["file"].combine_chunks().dictionary_encode().indices.to_numpy()
+    row_group = located["row_group"].to_numpy()
+    place = file.astype(np.int64) * (row_group.max(initial=0) + 1) + row_group
+    numbers: NDArray[np.int64] = np.unique(place, return_inverse=True)[1]
+    return numbers
+
+
+def moved(run: RunDirectory, file: str) -> SelectionError:
     """What to say where a file is gone or has other rows."""
-    return SelectionError(f"{path}: its rows were moved, by a finalize or a retry; open it again")
+    place = run.path / file
+    return SelectionError(f"{place}: its rows were moved, by a finalize or a retry; select again")
 
 
 def _read_textures(run: RunDirectory, scan: Scan, selection: Selection) -> pa.Table:
@@ -207,10 +222,9 @@ def _describe(rows: pa.Table) -> str:
     return "; ".join(parts)
 
 
-def _stretches(rows: pa.Table, name: str) -> Iterator[pa.Table]:
-    """Slices of neighbouring rows with one value in a column."""
-    values = rows[name].combine_chunks()
-    changes = np.flatnonzero(pc.not_equal(values[1:], values[:-1])) + 1
-    for start, stop in pairwise([0, *changes.tolist(), len(rows)]):
+def _stretches(located: pa.Table) -> Iterator[pa.Table]:
+    """Slices of neighbouring rows of one row group."""
+    changes = np.flatnonzero(np.diff(number_groups(located))) + 1
+    for start, stop in pairwise([0, *changes.tolist(), len(located)]):
         if stop > start:
-            yield rows.slice(start, stop - start)
+            yield located.slice(start, stop - start)

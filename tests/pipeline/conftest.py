@@ -72,7 +72,7 @@ def run(tmp_path: Path) -> RunDirectory:
     return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_row() -> Callable[..., Row]:
     return row_of
 
