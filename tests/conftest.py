@@ -1,5 +1,7 @@
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from texsynth.images import image_to_tensor
 # Timings on a busy machine say nothing about the code.
 settings.register_profile("texsynth", deadline=None)
 settings.load_profile("texsynth")
+
+DISK_KIB = 2048
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +60,23 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save_file(tensors, path)
     return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is a disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    program = shutil.which("mount")
+    if program is None or os.geteuid() != 0:
+        pytest.skip("a small disk can be mounted by root only")
+    command = [program, "-t", "tmpfs", "-o", f"size={DISK_KIB}k", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    # Processes of a killed driver may have files open for a while.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")

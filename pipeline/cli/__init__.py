@@ -102,6 +102,11 @@ app.command(
     help="Write a page to look at what a run has made, worst textures first.",
 )
 app.command(
+    "pipeline.cli.export:export",
+    name="export",
+    help="Write a run's textures for ImageFolder, WebDataset, Hugging Face or DTD loaders.",
+)
+app.command(
     "pipeline.cli.synthesize:synthesize",
     name="synthesize",
     help="Synthesise textures of single images, without a manifest.",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,27 +12,9 @@ MakeStory = Callable[..., Any]
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(280)]
 
-DISK_KIB = 2048
 STEPS = ("build", "swap", "metrics", "success")
 """Of finalize; that which removes the shards makes the space that the last one needs."""
 FILL = {"do": "fill"}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is a disk of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    program = shutil.which("mount")
-    if program is None or os.geteuid() != 0:
-        pytest.skip("a small disk can be mounted by root only")
-    command = [program, "-t", "tmpfs", "-o", f"size={DISK_KIB}k", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    # Processes of a killed driver may have files open for a while.
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(disk: Path) -> None:

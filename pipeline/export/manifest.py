@@ -1,0 +1,55 @@
+"""The manifest of an export: a row for each texture, which `load_manifest` and `run` take.
+
+There a texture is an exemplar of its own: `exemplar_id` is its own name, and the exemplar that it
+was made from is its parent.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipeline.export.textures import Textures
+
+MANIFEST = "manifest.csv"
+"""Written last: with it, an export is whole."""
+# Name in the manifest: column of the run's rows. A run refuses manifests that have these.
+RENAMED = {
+    "parent_id": "exemplar_id",
+    "parent_sha256": "exemplar_sha256",
+    "parent_crop": "crop",
+    "synthesis_task_id": "task_id",
+    "synthesis_variation": "variation",
+    "synthesis_seed": "seed",
+    "synthesis_fingerprint": "config_fingerprint",
+    "synthesis_weights": "weights",
+}
+
+
+def describe_textures(textures: Textures) -> pa.Table:
+    """What a manifest says of each texture, but for `path` and `sha256`.
+
+    `split` is that of the selection's partition, the columns `split_K` are those of all.
+    """
+    table = textures.table
+    kept = ["category", "split", *textures.split_columns, "width", "height"]
+    return pa.table(
+        {
+            "exemplar_id": pa.array(textures.names, pa.string()),
+            **{name: table[name] for name in kept},
+            **{name: table[column] for name, column in RENAMED.items()},
+        }
+    )
+
+
+def manifest_table(textures: Textures, paths: list[str], sha256: list[str]) -> pa.Table:
+    """The rows of `manifest.csv`.
+
+    Args:
+        textures: What was exported.
+        paths: Of each, where it is below the export; in a shard, the shard's path, "/" and a name.
+        sha256: Of each one's PNG bytes.
+    """
+    table = describe_textures(textures)
+    table = table.add_column(1, "path", pa.array(paths, pa.string()))
+    place = table.column_names.index("width")
+    return table.add_column(place, "sha256", pa.array(sha256, pa.string()))

@@ -1,0 +1,268 @@
+"""Exports that are killed, that meet other files, or a full disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from filelock import FileLock
+
+from pipeline.export import FORMS, ExportError, FormName, export_run, loose
+from pipeline.export.names import WORK
+from pipeline.rundir import RunDirectory
+from pipeline.selection import Selection
+from pipeline.shards import commit_rows
+
+Call = Callable[..., tuple[int, str, str]]
+Export = Callable[[FormName, Path], None]
+EVERYTHING = Selection(accepted_only=False)
+
+
+@pytest.fixture
+def filled(run: RunDirectory, make_table: Callable[..., pa.Table]) -> RunDirectory:
+    """Four textures of each of two categories."""
+    ids = [f"x{number}-c0-v0" for number in range(8)]
+    commit_rows(run, make_table(ids[:4], category="bark", split="train"))
+    commit_rows(run, make_table(ids[4:], category="wool", split="train"))
+    return run
+
+
+@pytest.fixture
+def export(filled: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Export:
+    """Exports in parts of three textures."""
+    monkeypatch.setattr(loose, "PART_ROWS", 3)
+
+    def call(form: FormName, out: Path) -> None:
+        rows = None if form in ("folder", "dtd") else 3
+        export_run(filled, form, out, EVERYTHING, shard_rows=rows)
+
+    return call
+
+
+class KilledError(BaseException):
+    """The process is dead: nothing that it would do any more is done."""
+
+
+@contextmanager
+def killed_at(monkeypatch: pytest.MonkeyPatch, rename: int) -> Iterator[None]:
+    """What is done in the block dies at the rename of this number."""
+    with monkeypatch.context() as patches:
+        kill_at(patches, rename)
+        with pytest.raises(KilledError):
+            yield
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, rename: int) -> None:
+    """From the rename of this number on, no call changes the file system."""
+    renames = iter(range(rename))
+    dead: list[bool] = []
+
+    def living(original: Callable[..., Any], *, counted: bool = False) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if counted and next(renames, None) is None:
+                dead.append(True)
+            if dead:
+                raise KilledError
+            return original(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(Path, "replace", living(Path.replace, counted=True))
+    for owner, name in ((Path, "unlink"), (Path, "write_bytes"), (shutil, "rmtree")):
+        monkeypatch.setattr(owner, name, living(getattr(owner, name)))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def identities(folder: Path) -> dict[str, tuple[int, int]]:
+    """Which file each is, and when it was written."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    stats = {path.relative_to(folder).as_posix(): path.stat() for path in files}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_killed_anywhere_it_ends_as_one_that_was_not(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: FormName
+) -> None:
+    export(form, tmp_path / "whole")
+    whole = contents(tmp_path / "whole")
+    kills = 0
+    for rename in range(0, 60, 3):
+        out = tmp_path / f"killed-{rename}"
+        with monkeypatch.context() as patches:
+            kill_at(patches, rename)
+            try:
+                export(form, out)
+                break
+            except KilledError:
+                kills += 1
+        assert not (out / "manifest.csv").exists()
+        export(form, out)
+        assert contents(out) == whole
+        assert not (out / WORK).exists()
+    assert kills > 2
+
+
+@pytest.mark.parametrize("form", ["folder", "webdataset"])
+def test_what_is_whole_is_not_done_again(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: FormName
+) -> None:
+    out = tmp_path / "out"
+    # export.json, the first part, its note, and the second part less one file.
+    with killed_at(monkeypatch, {"folder": 7, "webdataset": 3}[form]):
+        export(form, out)
+    first = {"folder": 3, "webdataset": 1}[form]
+    begun = identities(out)
+    whole = [name for name in sorted(begun) if name.endswith((".png", ".tar"))][:first]
+    export(form, out)
+    ended = identities(out)
+    assert len(whole) == first
+    assert {name: ended[name] for name in whole} == {name: begun[name] for name in whole}
+
+
+def test_a_part_that_lost_a_file_is_done_again(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export("folder", tmp_path / "whole")
+    with killed_at(monkeypatch, 7):
+        export("folder", tmp_path / "out")
+    next((tmp_path / "out").rglob("*.png")).unlink()
+    export("folder", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_process_that_is_killed(export: Export, filled: RunDirectory, tmp_path: Path) -> None:
+    export("webdataset", tmp_path / "whole")
+    words = ["export", str(filled.path), "--to", "webdataset", "--all", "--shard-rows", "3"]
+    words += ["--out", str(tmp_path / "out")]
+    program = (
+        "import os\nfrom pipeline.export.staging import Staging\n"
+        "original, calls = Staging.place, iter((1, 2))\n"
+        "def place(staging):\n"
+        "    next(calls, None) or os.kill(os.getpid(), 9)\n"
+        "    original(staging)\n"
+        "Staging.place = place\nfrom pipeline.cli import main\nmain()"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, *words], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed
+    assert list((tmp_path / "out").rglob("staged/*"))
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 1
+    export("webdataset", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_finished_export_is_left_alone(export: Export, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export("hf", out)
+    before = identities(out)
+    export("hf", out)
+    assert identities(out) == before
+
+
+def test_other_files_are_never_overwritten(filled: RunDirectory, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ExportError, match=r"notes\.txt, 1 in all, and no export of ours"):
+            export_run(filled, "folder", out, EVERYTHING, overwrite=overwrite)
+    (out / "export.json").write_text('{"entries": ["../x"], "layout_version": 1}')
+    with pytest.raises(ExportError, match="no export of ours"):
+        export_run(filled, "folder", out, EVERYTHING, overwrite=True)
+    assert {path.name for path in out.iterdir()} == {"notes.txt", "export.json"}
+    with pytest.raises(ExportError, match="is not a folder"):
+        export_run(filled, "folder", out / "notes.txt", EVERYTHING)
+
+
+def test_another_export_is_overwritten_if_asked(
+    filled: RunDirectory, make_table: Callable[..., pa.Table], tmp_path: Path, call: Call
+) -> None:
+    out = tmp_path / "out"
+    words = ("export", filled.path, "--all", "--out", out, "--to")
+    assert call(*words, "folder")[0] == 0
+    commit_rows(filled, make_table(["y"], category="bark", split="test"))
+    (out / "notes.txt").write_text("mine")
+    before = contents(out)
+    code, _, err = call(*words, "folder")
+    assert (code, contents(out)) == (2, before)
+    assert "--overwrite removes it" in err
+    assert "  textures: 8 -> 9" in err
+    code, _, err = call(*words, "hf")
+    assert (code, '  form: "folder" -> "hf"' in err) == (2, True)
+    for form in ("folder", "dtd"):
+        assert call(*words, form, "--overwrite")[0] == 0
+        export_run(filled, form, tmp_path / form, EVERYTHING)  # type: ignore[arg-type]
+        assert contents(out) == {**contents(tmp_path / form), "notes.txt": b"mine"}
+
+
+def test_a_killed_overwriting_goes_on(
+    filled: RunDirectory, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export("dtd", tmp_path / "whole")
+    for rename in (0, 1, 5):
+        out = tmp_path / f"out-{rename}"
+        export("folder", out)
+        for times in (1, 2):
+            with killed_at(monkeypatch, rename * times):
+                export_run(filled, "dtd", out, EVERYTHING, overwrite=True)
+        if rename:
+            export("dtd", out)
+        else:
+            export_run(filled, "dtd", out, EVERYTHING, overwrite=True)
+        assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_two_do_not_write_one_export(export: Export, tmp_path: Path) -> None:
+    work = tmp_path / "out" / WORK
+    work.mkdir(parents=True)
+    with FileLock(work / "lock"), pytest.raises(ExportError, match="another process writes"):
+        export("folder", tmp_path / "out")
+    export("folder", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["textures"] == 8
+
+
+@pytest.fixture
+def crowded_disk(small_disk: Path) -> Iterator[Callable[[int], None]]:
+    """Leaves so many KiB free."""
+    yield lambda free: fill(small_disk / "filler", free)
+    (small_disk / "filler").unlink(missing_ok=True)
+
+
+def fill(filler: Path, free_kib: int) -> None:
+    filler.write_bytes(b"0" * (shutil.disk_usage(filler.parent).free - free_kib * 1024))
+
+
+@pytest.mark.parametrize(("form", "free_kib"), [("folder", 24), ("webdataset", 24), ("hf", 0)])
+def test_a_full_disk(
+    filled: RunDirectory,
+    tmp_path: Path,
+    small_disk: Path,
+    crowded_disk: Callable[[int], None],
+    call: Call,
+    form: FormName,
+    free_kib: int,
+) -> None:
+    crowded_disk(free_kib)
+    out = small_disk / "out"
+    code, _, err = call("export", filled.path, "--all", "--to", form, "--out", out)
+    assert code == 2
+    assert "No space left on device" in err
+    assert str(out) in err
+    assert not list(out.rglob("staged/*"))
+    (small_disk / "filler").unlink()
+    assert call("export", filled.path, "--all", "--to", form, "--out", out)[0] == 0
+    export_run(filled, form, tmp_path / "whole", EVERYTHING)
+    assert contents(out) == contents(tmp_path / "whole")
