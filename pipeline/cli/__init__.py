@@ -52,6 +52,16 @@ app.command(
     help="Prove that a run directory holds what it says, and say how to mend what does not.",
 )
 app.command(
+    "pipeline.cli.leakcheck:leakcheck",
+    name="leakcheck",
+    help="Look for the images that a run was made from in the val and test of a manifest.",
+)
+app.command(
+    "pipeline.cli.filter:filter_",
+    name="filter",
+    help="Write the part of a run that is safe to train on in one partition.",
+)
+app.command(
     "pipeline.cli.status:status",
     name="status",
     help="Say how far a run is, what works on it, what went wrong, and what to do next.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,16 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.actor import SynthesisActor
 from pipeline.cli import main
 from pipeline.config import RunConfig
+from pipeline.finalize import finalize
 from pipeline.manifest import load_manifest
 from pipeline.prepare import ExemplarSource, prepare_tasks
-from pipeline.resume import RunRecord, write_run_record
+from pipeline.resume import RunRecord, write_run_record, write_tasks
 from pipeline.rundir import RunDirectory
-from pipeline.schema import row_schema, rows_to_table
+from pipeline.schema import RESERVED_COLUMNS, row_schema, rows_to_table
+from pipeline.shards import commit_rows
 from pipeline.tasks import expand_tasks
 from texsynth import load_network
 
@@ -200,3 +203,68 @@ def call(
         return int(code or 0), out, err
 
     return run
+
+
+PICTURES = {
+    "a": "png of 0",
+    "again": "jpeg of 0",
+    "copy": "png of 0",
+    "b": "png of 1",
+    "mirrored": "mirrored 1",
+    "c": "png of 2",
+    "d": "png of 3",
+}
+"""What the exemplars of `pictures_run` show: the first three are one picture, and b is mirrored."""
+
+
+@pytest.fixture
+def pictures_run(tmp_path: Path) -> tuple[RunDirectory, Path]:
+    """A finished run of PICTURES and the folder of its images; no texture was synthesised.
+
+    c has two textures, d one blended with b, `broken` a failed row, and `again` a timeout.
+    """
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, what in PICTURES.items():
+        pixels = np.random.default_rng(int(what[-1])).integers(0, 256, (16, 16, 3), np.uint8)
+        picture = Image.fromarray(pixels).resize((64, 48), Image.Resampling.BICUBIC)
+        if what.startswith("mirrored"):
+            picture = ImageOps.mirror(picture)
+        picture.save(folder / name, "JPEG" if what.startswith("jpeg") else "PNG")
+    (folder / "broken").write_bytes(b"no image")
+    run = RunDirectory(tmp_path / "pictures-run")
+    run.create()
+    blended = {name: pa.string() for name in ("blend_exemplar_id", "blend_exemplar_sha256")}
+    carried = pa.schema([(k, v) for k, v in blended.items() if k not in RESERVED_COLUMNS])
+    rows = [_picture_row(folder, name, 0) for name in PICTURES]
+    rows += [_picture_row(folder, "c", 1), _picture_row(folder, "broken", 0, status="failed")]
+    rows[1]["status"] = "timeout"
+    blend = _picture_row(folder, "b", 0)
+    rows[6] |= {"blend_exemplar_id": "b", "blend_exemplar_sha256": blend["exemplar_sha256"]}
+    commit_rows(run, rows_to_table(rows, row_schema(carried)))
+    ids = [row["task_id"] for row in rows]
+    splits = pa.nulls(len(ids), pa.string())
+    write_tasks(run, pa.table({"task_id": ids, "split": splits}))
+    record = RunRecord(
+        config={"max_pixels": 10**6},
+        identity={},
+        versions={},
+        weights="random:0",
+        weights_sha256="",
+        manifest=str(tmp_path / "pictures.parquet"),
+        manifest_sha256="",
+        root=str(folder),
+        carried=carried,
+        created_at=datetime.now(UTC).isoformat(),
+    )
+    write_run_record(run, record)
+    finalize(run, pa.array(ids))
+    return run, folder
+
+
+def _picture_row(folder: Path, name: str, variation: int, **values: Any) -> Row:
+    digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    task = f"{name}-c0-v{variation}"
+    more = {"path": name, "variation": variation, "exemplar_sha256": digest, **values}
+    row = row_of(task, **more)
+    return row | {"error_type": "E", "error": "e"} if row["status"] == "failed" else row
