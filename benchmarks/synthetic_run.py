@@ -21,6 +21,7 @@ from pipeline.rundir import RunDirectory
 from pipeline.schema import compute_flags, row_schema
 from pipeline.shards import ROW_GROUP_ROWS, commit_rows
 from pipeline.tasks import expand_tasks
+from texsynth.copies import LAYOUT_SIDE
 
 CATEGORIES = 47
 """As many as DTD has."""
@@ -138,6 +139,9 @@ def _random_values(kind: pa.DataType, absent: Any, generator: np.random.Generato
         return pa.array(generator.integers(0, 1000, count), kind, mask=absent)
     if pa.types.is_boolean(kind):
         return pa.array(generator.random(count) < 0.1, mask=absent)
+    if pa.types.is_binary(kind):
+        layouts = generator.integers(-127, 128, (count, LAYOUT_SIDE**2), np.int8)
+        return pa.array([row.tobytes() for row in layouts], kind, mask=absent)
     if pa.types.is_string(kind):
         return pa.array(np.array(["a", "b", "c"])[generator.integers(0, 3, count)])
     if pa.types.is_timestamp(kind):

@@ -74,6 +74,12 @@ TEXTURE = (
     Column("image", IMAGE, "The texture: PNG bytes (RGB, 8 bit) and a name; null without one."),
     Column("height", INT32, "Height of the texture, px; null without one."),
     Column("width", INT32, "Width of the texture, px; null without one."),
+    Column(
+        "layout",
+        pa.binary(),
+        "Its luminance on a 32x32 grid less its plane, int8 by rows, the largest magnitude 127, by"
+        " which siblings are compared; null without a texture.",
+    ),
 )
 
 SOURCE = (
@@ -159,6 +165,13 @@ COPYING = (
         "phase_correlation_peak", FLOAT, "Peak of the whitened cross-correlation; 1: shifted copy."
     ),
     Column("verbatim_share", FLOAT, "Share covered by 16 px blocks of the exemplar; 0 to 1."),
+    Column(
+        "sibling_distance",
+        FLOAT,
+        "1 - the correlation of `layout` with the most similar of the ok textures of this exemplar"
+        " and crop with a lower variation; 0 to 2, 0: the same again; null without any, and until"
+        " the run is finalized.",
+    ),
     Column("copy_displacement_threshold", FLOAT, "A `displacement_score` below this is a copy."),
     Column("copy_layout_threshold", FLOAT, "A `layout_correlation` above this is a copy."),
 )
@@ -211,6 +224,7 @@ FLAGS = (
     Column("converged", BOOL, "It ended because the loss no longer fell."),
     Column("copy", BOOL, "The exemplar again, in small patches, in layout or in blocks."),
     Column("shifted_copy", BOOL, "The exemplar again, cyclically shifted."),
+    Column("sibling_duplicate", BOOL, "Nearly the same as a texture with a lower variation."),
     Column("clipped", BOOL, "Far more black or white than the exemplar."),
     Column("noisy", BOOL, "More fine detail or coloured speckle than the exemplar."),
     Column("off_colour", BOOL, "Other colours than the exemplar."),

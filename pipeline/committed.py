@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.rundir import RunDirectory
-from pipeline.schema import SchemaError, carried_columns, row_schema
+from pipeline.schema import PICTURES, SchemaError, carried_columns, row_schema
 
 KEYS = ("task_id", "category", "attempts")
 # A reader is overtaken by a finalize at most once per swap; more often means that files vanish.
@@ -78,7 +78,7 @@ def read_committed(
 
     Args:
         run: The run directory, which may be empty or missing.
-        columns: Names of fixed or carried columns; all but the image if not given.
+        columns: Names of fixed or carried columns; all of `metrics.parquet` if not given.
 
     Returns:
         Rows sorted by (category, task_id), and the problems found.
@@ -90,7 +90,7 @@ def read_committed(
     def read(scan: Scan) -> tuple[pa.Table, list[FileProblem]]:
         names = columns
         if names is None:
-            names = [name for name in scan.schema.names if name != "image"]
+            names = [name for name in scan.schema.names if name not in PICTURES]
         return read_rows(scan, scan.winners, names), list(scan.problems)
 
     return read_from_scan(run, read)

@@ -2,8 +2,9 @@
 
 A crash at any point loses no row, and `read_committed` sees each task once throughout:
 
-1. Build: the rows that count go, sorted by (category, task_id), into a folder that no reader looks
-   at. Its tasks are proved unique and complete before anything else changes.
+1. Build: the rows that count get the distance to their siblings, which only now are all there, and
+   go, sorted by (category, task_id), into a folder that no reader looks at. Its tasks are proved
+   unique and complete before anything else changes.
 2. Swap: `textures/` is renamed to `_replaced-N/`, the new folder to `textures/`. Readers that glob
    `textures/*.parquet` never see a row twice; between the two renames they see no folder at all.
    File names hold a digest of the rows, so that no reader mixes the files of two folders.
@@ -50,6 +51,7 @@ from pipeline.rundir import (
 )
 from pipeline.schema import carried_columns, compute_flags, metrics_schema, with_rules
 from pipeline.shards import ROW_GROUP_ROWS, compute_rows_digest, open_row_writer
+from pipeline.siblings import compute_sibling_distances
 
 # More takes more memory (256 PNGs of 256 px are 33 MB), fewer read a shard more often: one whose
 # rows end up far apart is read once for every gathering that has one of them.
@@ -63,8 +65,15 @@ class _Parts:
     rows: int
     rules: Mapping[str, str] | None = None
 
-    def flag(self, table: pa.Table) -> pa.Table:
-        return table if self.rules is None else compute_flags(with_rules(table, self.rules))
+    def flag(self, table: pa.Table, distances: pa.ChunkedArray) -> pa.Table:
+        """The rows with these distances to their siblings, and the flags that follow."""
+        changed = not table["sibling_distance"].equals(distances)
+        if changed:
+            place = table.schema.get_field_index("sibling_distance")
+            table = table.set_column(place, table.schema.field(place), distances)
+        if self.rules is not None:
+            table = with_rules(table, self.rules)
+        return compute_flags(table) if changed or self.rules is not None else table
 
     def hold(self, scan: Scan) -> bool:
         """Whether all rows have the rules already."""
@@ -180,7 +189,7 @@ def _build(run: RunDirectory, scan: Scan, parts: _Parts) -> Path:
 
 
 def _write_parts(folder: Path, scan: Scan, parts: _Parts) -> None:
-    winners = scan.winners
+    winners = scan.winners.append_column("sibling_distance", compute_sibling_distances(scan))
     digest = compute_rows_digest(_task_attempts(winners))
     starts = range(0, max(len(winners), 1), parts.rows)
     paths = [folder / f"part-{number:05d}-{digest}.parquet" for number in range(len(starts))]
@@ -193,8 +202,10 @@ def _write_parts(folder: Path, scan: Scan, parts: _Parts) -> None:
 def _write_part(path: Path, scan: Scan, rows: pa.Table, parts: _Parts) -> None:
     with naming(path), open_row_writer(path, scan.schema) as writer:
         for start in range(0, len(rows), GATHERED_ROWS):
-            table = read_rows(scan, rows.slice(start, GATHERED_ROWS), scan.schema.names)
-            writer.write_table(parts.flag(table), row_group_size=ROW_GROUP_ROWS)
+            gathered = rows.slice(start, GATHERED_ROWS)
+            table = read_rows(scan, gathered, scan.schema.names)
+            table = parts.flag(table, gathered["sibling_distance"])
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     sync(path)
 
 

@@ -19,7 +19,8 @@ import pyarrow.types as pt
 from pipeline.sandbox import lock_sandbox, open_sandbox, quote_name
 
 FAULTS = (
-    *("copy", "shifted_copy", "clipped", "noisy", "off_colour", "structure_lost", "not_a_texture"),
+    *("copy", "shifted_copy", "sibling_duplicate", "clipped", "noisy", "off_colour"),
+    *("structure_lost", "not_a_texture"),
 )
 """Flags of which an accepted texture has none."""
 RULES: dict[str, str] = {
@@ -30,6 +31,7 @@ RULES: dict[str, str] = {
     " OR layout_correlation > copy_layout_threshold"
     " OR (verbatim_share > 0.3 AND exemplar_kind <> 'regular') IS TRUE",
     "shifted_copy": "phase_correlation_peak > 0.5",
+    "sibling_duplicate": "sibling_distance < 0.1",
     "clipped": "clipped_share > exemplar_clipped_share + 0.1",
     "noisy": "high_frequency_ratio > 2 OR chroma_noise > 3 * exemplar_chroma_noise + 0.01",
     "off_colour": "colour_mean_distance > 0.05 OR sliced_wasserstein > 0.05",

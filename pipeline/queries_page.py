@@ -12,8 +12,8 @@ INTRODUCTION = """\
 `texsynth query RUN [RUN ...] "SELECT ..."` asks one or several runs, finished or at work, in the
 [SQL of DuckDB](https://duckdb.org/docs/stable/sql/introduction). There are three views:
 
-* `metrics`: a row per task, with the [columns](columns.md) of a run but the image, and `run`, the
-  name of its directory (as much of the path as tells the runs apart). Columns that a run lacks,
+* `metrics`: a row per task, with the [columns](columns.md) of a run but its pictures, and `run`,
+  the name of its directory (as much of the path as tells the runs apart). Columns that a run lacks,
   being of another version, are null. A manifest's own column `run` is named `manifest_run`.
 * `flags`: a row per task and column of truth values: `flag` is its name, `value` what it says.
 * `measures`: likewise for floating-point columns: `measure`, `value`.

@@ -31,7 +31,7 @@ TASK_ID_COLUMN = metrics_schema().get_field_index("task_id")
 
 
 def load_metrics(run: RunDirectory | Path | str) -> pd.DataFrame:
-    """All columns but the image, one row per task, sorted by (category, task_id).
+    """All columns but the pictures, one row per task, sorted by (category, task_id).
 
     From `metrics.parquet` if nothing was committed since it was written, else from the rows.
 

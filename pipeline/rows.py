@@ -17,7 +17,7 @@ from pipeline.flags import resolve_rules
 from pipeline.resume import RunRecord
 from pipeline.schema import REQUIRED_COLUMNS, RESERVED_COLUMNS, SchemaError
 from texsynth.config import REFERENCE_SIDE, REFERENCE_TAPS, REFERENCE_THRESHOLD
-from texsynth.copies import layout_correlation
+from texsynth.copies import layout_correlation, luminance_layout
 from texsynth.displacement import displacement_score
 from texsynth.images import tensor_to_pil
 from texsynth.pairs import PairError
@@ -185,10 +185,12 @@ def _texture_values(task: Row, result: SynthesisResult) -> Row:
     png = io.BytesIO()
     image = tensor_to_pil(result.image_8bit)
     image.save(png, "PNG")
+    (layout,) = luminance_layout(result.image_8bit[None].float() / 255)
     return {
         "image": {"bytes": png.getvalue(), "path": f"{task['task_id']}.png"},
         "height": image.height,
         "width": image.width,
+        "layout": layout.cpu().numpy().tobytes(),
     }
 
 

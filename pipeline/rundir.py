@@ -88,7 +88,7 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """After finalize: all columns but the image."""
+        """After finalize: all columns but the pictures."""
         return self.path / "metrics.parquet"
 
     @property

@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 from pipeline.columns import COLUMNS, GROUPS, STATUSES, Column
 from pipeline.flags import RULES, evaluate_rules, resolve_rules
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+PICTURES = ("image", "layout")
+"""Columns that `metrics.parquet` lacks: they are large, and no numbers."""
 VERSION_KEY = b"texsynth_schema_version"
 # `datasets` takes an Image feature from here and derives every other feature from its Arrow type.
 HUGGINGFACE_METADATA = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
@@ -52,8 +54,8 @@ def row_schema(carried: pa.Schema | None = None) -> pa.Schema:
 
 
 def metrics_schema(carried: pa.Schema | None = None) -> pa.Schema:
-    """The schema of `metrics.parquet`: that of the rows, less the image."""
-    fields = [field for field in row_schema(carried) if field.name != "image"]
+    """The schema of `metrics.parquet`: that of the rows, less PICTURES."""
+    fields = [field for field in row_schema(carried) if field.name not in PICTURES]
     return pa.schema(fields, metadata={VERSION_KEY: str(SCHEMA_VERSION)})
 
 
@@ -147,7 +149,7 @@ def columns_markdown() -> str:
         "",
         f"Schema version {SCHEMA_VERSION}. One row per task. Columns marked * are never null; the"
         " others are null in a row that failed before they were known. Columns that the manifest"
-        " carries along come last. `metrics.parquet` has every column but `image`.",
+        " carries along come last. `metrics.parquet` has every column but `image` and `layout`.",
     ]
     for group, columns in GROUPS.items():
         lines += ["", f"## {group}", "", "| column | type | meaning |", "| --- | --- | --- |"]

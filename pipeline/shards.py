@@ -42,7 +42,7 @@ def compute_rows_digest(rows: Iterable[tuple[str, int]]) -> str:
 
 def open_row_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """A Parquet writer of output rows; `schema` from `row_schema`."""
-    plain = {"image.bytes", "image.path"}
+    plain = {"image.bytes", "image.path", "layout"}
     coded = [name for name in _leaf_paths(schema) if name not in plain]
     return pq.ParquetWriter(
         path,

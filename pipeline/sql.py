@@ -137,7 +137,7 @@ def name_runs(paths: Sequence[Path]) -> list[str]:
 
 
 def _open_source(run: RunDirectory, problems: list[FileProblem]) -> pa.Table | ds.Dataset:
-    """All columns but the image: the file itself if it is current, else the rows."""
+    """All columns but the pictures: the file itself if it is current, else the rows."""
     if is_current(run):
         try:
             with open_parquet(run.metrics):

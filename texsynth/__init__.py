@@ -16,6 +16,7 @@ from texsynth.colour import colour_covariance_distance, colour_mean_distance, sl
 from texsynth.config import ConfigError, LBFGSConfig, SynthesisConfig
 from texsynth.copies import (
     layout_correlation,
+    luminance_layout,
     phase_correlation_peak,
     sibling_distance,
     verbatim_share,
@@ -83,6 +84,7 @@ __all__ = [
     "load_network",
     "local_contrast_drift",
     "local_mean_drift",
+    "luminance_layout",
     "measure_fit",
     "measure_quality",
     "out_of_range_share",

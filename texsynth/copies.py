@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +28,8 @@ VERBATIM_CORRELATION = 0.95
 MIN_BLOCK_CONTRAST = 0.02
 """Standard deviation of the luminance under which a block is flat: whether a flat block was copied
 cannot be told."""
+LAYOUT_SIDE = 32
+"""Cells of a luminance layout in a row and in a column."""
 FAINT_FREQUENCY = 1e-11
 """Share of the largest product of magnitudes under which a phase is rounding noise."""
 
@@ -143,6 +145,27 @@ def sibling_distance(textures: Images) -> PerLane:
     correlation = flat @ flat.T
     correlation.fill_diagonal_(-1)
     return 1 - correlation.amax(1).clamp(-1, 1)
+
+
+def luminance_layout(textures: Images) -> Int8[Tensor, "B side side"]:
+    """What is left of a texture in 1,024 bytes, to tell near duplicates by long afterwards.
+
+    The luminance, averaged over 32x32 cells, less the plane that fits it best, scaled so that the
+    largest magnitude is 127, rounded. The correlation of two such layouts, the sum of their
+    products over the product of their norms, is near 1 where the textures are nearly the same,
+    stored by JPEG in between or not, and lower for others (docs/quality.md).
+
+    Args:
+        textures: [B, 3, H, W] in [0, 1].
+
+    Returns:
+        int8 [B, 32, 32] in [-127, 127]; 0 of a flat texture.
+    """
+    validate_images(textures, "textures")
+    cells = functional.adaptive_avg_pool2d(luminance(textures)[:, None], LAYOUT_SIDE)
+    layout = _of_unit_norm(_without_plane(cells))[:, 0]
+    largest = layout.abs().amax((1, 2), keepdim=True)
+    return (127 * layout / largest.clamp(min=torch.finfo(layout.dtype).tiny)).round().to(torch.int8)
 
 
 def _of_unit_norm(layout: Images) -> Images:

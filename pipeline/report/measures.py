@@ -33,6 +33,11 @@ FLAG_WORDS = {
     ),
     "copy": ("copy of its exemplar", "no copy", "copy: not known"),
     "shifted_copy": ("shifted copy", "no shifted copy", "shifted copy: not known"),
+    "sibling_duplicate": (
+        "duplicate of an earlier texture",
+        "no duplicate of an earlier texture",
+        "duplicate of an earlier texture: not known",
+    ),
     "not_a_texture": (
         "exemplar is not a texture",
         "exemplar is a texture",

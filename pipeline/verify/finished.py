@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.committed import UnreadableFileError, open_parquet
 from pipeline.rundir import RunDirectory
+from pipeline.schema import PICTURES
 from pipeline.verify.checks import Check, Problems, counted
 from pipeline.verify.contents import Contents
 
@@ -66,12 +67,12 @@ def check_success(run: RunDirectory, contents: Contents, missing: int, *, workin
 
 
 def check_metrics(run: RunDirectory, *, working: bool) -> Check:
-    """Whether `metrics.parquet` has the rows of `textures/`, all columns but the image."""
+    """Whether `metrics.parquet` has the rows of `textures/`, all columns but the pictures."""
     problems = Problems()
     files = sorted(run.textures.glob("*.parquet"))
     if not files and not run.metrics.exists():
         return problems.check("metrics.parquet", "not there yet", "")
-    found = "as textures/, less the image"
+    found = "as textures/, less the pictures"
     try:
         problem = _compare_metrics(run.metrics, files)
     except (UnreadableFileError, OSError) as error:
@@ -104,7 +105,7 @@ def _compare_metrics(metrics: Path, files: list[Path]) -> str:
     stored, expected = _Rows([metrics], names), _Rows(files, names)
     for path in files:
         with open_parquet(path) as file:
-            columns = [name for name in file.schema_arrow.names if name != "image"]
+            columns = [name for name in file.schema_arrow.names if name not in PICTURES]
         if columns != names:
             return f"columns differ from those of {path.name}"
     while True:

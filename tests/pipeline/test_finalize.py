@@ -22,7 +22,7 @@ from pipeline.committed import open_parquet, read_committed
 from pipeline.finalize import Finalized, FinalizeError, finalize
 from pipeline.resume import RunRecord, write_run_record, write_tasks
 from pipeline.rundir import RunDirectory
-from pipeline.schema import row_schema, rows_to_table
+from pipeline.schema import PICTURES, row_schema, rows_to_table
 from pipeline.shards import commit_rows
 from pipeline.tasks import task_seed
 from pipeline.verify import verify_run
@@ -61,7 +61,7 @@ def assert_finished(run: RunDirectory, expected: dict[str, int]) -> None:
     )
     assert found == expected
     assert len(textures) == len(expected)
-    assert pq.read_table(run.metrics).equals(textures.drop_columns(["image"]))
+    assert pq.read_table(run.metrics).equals(textures.drop_columns([*PICTURES]))
     assert run.success.exists()
     names = {path.name for path in run.path.iterdir()}
     assert names == {*FOLDERS, "textures", "metrics.parquet", "_SUCCESS"}

@@ -17,6 +17,7 @@ from pipeline.query import load_images
 from pipeline.reflag import reflag_run
 from pipeline.run import run_manifest
 from pipeline.rundir import RunDirectory
+from pipeline.schema import PICTURES
 from pipeline.verify import verify_run
 
 MakeManifest = Callable[..., Path]
@@ -34,7 +35,7 @@ def run(make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path) -
 
 def flags(run: RunDirectory, name: str) -> list[bool | None]:
     textures, metrics = pd.read_parquet(run.textures), pd.read_parquet(run.metrics)
-    assert textures.drop(columns="image").equals(metrics)
+    assert textures.drop(columns=[*PICTURES]).equals(metrics)
     found = metrics.set_index("exemplar_id")[name].sort_index()
     return [None if pd.isna(value) else bool(value) for value in found]
 

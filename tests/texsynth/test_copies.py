@@ -10,6 +10,7 @@ from torch import Tensor
 from texsynth import (
     PairError,
     layout_correlation,
+    luminance_layout,
     phase_correlation_peak,
     sibling_distance,
     verbatim_share,
@@ -232,6 +233,32 @@ def test_sibling_distance_is_the_loop(draw_images: DrawImages) -> None:
     textures = draw_images(3, 9, 12)
     expected = [slow_sibling_distance(textures.numpy(), lane) for lane in range(3)]
     assert sibling_distance(textures).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (16, 33)])
+def test_a_layout_is_the_luminance_of_its_cells(
+    draw_images: DrawImages, height: int, width: int
+) -> None:
+    textures = draw_images(2, height, width)
+    for texture, layout in zip(textures, luminance_layout(textures).numpy(), strict=True):
+        gray = luminance(texture[None])[0].numpy()
+        cells = np.zeros((3, 32, 32))
+        for row, column in np.ndindex(32, 32):
+            top, bottom = row * height // 32, -(-(row + 1) * height // 32)
+            left, right = column * width // 32, -(-(column + 1) * width // 32)
+            cells[:, row, column] = gray[top:bottom, left:right].mean()
+        expected = without_plane(cells)[0]
+        expected *= 127 / np.abs(expected).max()
+        assert np.abs(layout - expected).max() <= 0.5 + 1e-9
+        assert (layout.dtype, np.abs(layout).max()) == (np.int8, 127)
+
+
+def test_neither_gradient_nor_contrast_changes_a_layout(draw_images: DrawImages) -> None:
+    texture = draw_images(1, 64, 64)
+    gradient = torch.linspace(0, 0.5, 64, dtype=torch.float64)
+    changed = luminance_layout(0.3 * texture + gradient).int() - luminance_layout(texture).int()
+    assert changed.abs().max() <= 1
+    assert not luminance_layout(torch.full((1, 3, 20, 20), 0.4)).any()
 
 
 def test_copies_refuse_what_does_not_fit(draw_images: DrawImages) -> None:
