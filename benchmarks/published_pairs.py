@@ -1,0 +1,119 @@
+"""Pairs of exemplar and published texture in a folder, and textures of ours, kept as PNG.
+
+A pair is `exemplar_NAME.png` and `synth_NAME.png`. A texture of ours carries in its PNG what it was
+made from and by, so that one that was kept is taken for no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+import texsynth
+from texsynth import SynthesisConfig, TextureNetwork, load_exemplar, synthesize
+from texsynth.config import ALGORITHM_VERSION
+from texsynth.images import tensor_to_pil
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a texture took.
+
+    Args:
+        evaluations: at full size.
+        seconds: wall clock.
+        stop_reason: of the last level.
+    """
+
+    evaluations: float
+    seconds: float
+    stop_reason: str
+
+
+@dataclass(frozen=True)
+class Texture:
+    """One of ours.
+
+    Args:
+        image: [3, H, W] in [0, 1], as the PNG has it.
+        effort: of its making.
+    """
+
+    image: Tensor
+    effort: Effort
+
+
+def load_pairs(directory: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name to exemplar and published texture, [3, H, W] each, at their own size.
+
+    Ends the program if there is no pair, or the two are not of one size.
+    """
+    pairs = {}
+    for path in sorted(directory.glob("exemplar_*.png")):
+        name = path.stem.removeprefix("exemplar_")
+        published = path.with_name(f"synth_{name}.png")
+        if published.is_file():
+            pairs[name] = (load_exemplar(path), load_exemplar(published))
+            sizes = [list(image.shape[1:]) for image in pairs[name]]
+            if sizes[0] != sizes[1]:
+                sys.exit(f"{published}: {sizes[1]} px, expected the exemplar's {sizes[0]}")
+    if not pairs:
+        sys.exit(f"no exemplar_NAME.png with a synth_NAME.png in {directory}")
+    return pairs
+
+
+def obtain_texture(
+    path: Path, exemplar: Tensor, config: SynthesisConfig, network: TextureNetwork
+) -> Texture:
+    """The texture in a file, which is made first where it is missing.
+
+    Ends the program if the file holds one that was made from or by anything else.
+    """
+    making = _describe_making(exemplar, config, network)
+    if not path.exists():
+        _make_texture(path, exemplar, config, network, making)
+    with Image.open(path) as image:
+        kept = image.info
+    if kept.get("making") != making:
+        sys.exit(f"{path} was made as {kept.get('making')}, expected {making}; move it away")
+    return Texture(load_exemplar(path), Effort(**json.loads(kept["effort"])))
+
+
+def _describe_making(exemplar: Tensor, config: SynthesisConfig, network: TextureNetwork) -> str:
+    """All that decides on the pixels of a texture."""
+    pixels = tensor_to_pil(exemplar).tobytes()
+    making = {
+        "algorithm": ALGORITHM_VERSION,
+        "config": config.to_dict(),
+        "exemplar_sha256": hashlib.sha256(pixels).hexdigest(),
+        "mean": network.mean.flatten().tolist(),
+        "seed": SEED,
+        "size": list(exemplar.shape[1:]),
+        "std": network.std.flatten().tolist(),
+        "texsynth": texsynth.__version__,
+        "weights_sha256": network.weights_sha256,
+    }
+    return json.dumps(making, sort_keys=True)
+
+
+def _make_texture(
+    path: Path, exemplar: Tensor, config: SynthesisConfig, network: TextureNetwork, making: str
+) -> None:
+    (result,) = synthesize(exemplar[None], [SEED], config, network, lanes=1, device=network.device)
+    effort = Effort(result.evaluations, result.seconds, result.stop_reason)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("making", making)
+    text.add_text("effort", json.dumps(dataclasses.asdict(effort)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    tensor_to_pil(result.image_8bit).save(unfinished, "PNG", pnginfo=text)
+    unfinished.replace(path)
