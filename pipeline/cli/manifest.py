@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from cyclopts import App, Parameter, validators
 
 from pipeline.manifest import (
+    JOINT_LABELS,
     demo_manifest,
     dtd_manifest,
     folder_manifest,
@@ -38,13 +39,19 @@ def dtd(
 
     Args:
         root: Folder that torchvision's DTD takes; the images lie in ROOT/dtd/dtd/images.
-        out: Manifest to write, .csv or .parquet.
+        out: Manifest to write, .parquet, or .csv, which has no column for the joint labels.
         partition: Which of DTD's ten partitions fills the column `split`.
         split: Which split of that partition to list.
         download: Fetch the data set (600 MB) if it is not there.
     """
-    manifest_format(out)
-    _write(dtd_manifest(root, partition=partition, split=split, download=download), root, out)
+    file_format = manifest_format(out)
+    table = dtd_manifest(root, partition=partition, split=split, download=download)
+    if file_format == "csv" and JOINT_LABELS in table.column_names:
+        table = table.drop_columns([JOINT_LABELS])
+        print(
+            f"column {JOINT_LABELS} is left out: a CSV holds no lists; with --out .parquet it is in"
+        )
+    _write(table, root, out)
 
 
 @app.command

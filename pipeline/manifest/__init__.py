@@ -13,6 +13,7 @@ from pipeline.manifest.files import (
     write_manifest,
 )
 from pipeline.manifest.sources import (
+    JOINT_LABELS,
     demo_manifest,
     dtd_manifest,
     folder_manifest,
@@ -20,6 +21,7 @@ from pipeline.manifest.sources import (
 )
 
 __all__ = [
+    "JOINT_LABELS",
     "MANIFEST_COLUMNS",
     "Manifest",
     "ManifestError",

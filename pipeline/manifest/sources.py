@@ -20,6 +20,9 @@ from pipeline.reading import read_image_bytes
 from texsynth.decoding import ImageError, image_suffixes, load_image
 
 DTD_SPLITS = ("train", "val", "test")
+JOINT_LABELS = "joint_labels"
+"""Column of all categories that an image of DTD has been given, its own among them."""
+JOINT_LABELS_FILE = Path("dtd/dtd/labels/labels_joint_anno.txt")
 # Name: file in skimage/data, and the square (left, upper, right, lower) that is all texture. All
 # are CC0 or in the public domain (docstrings of skimage.data); the first three are gray.
 DEMO_TEXTURES = {
@@ -50,10 +53,13 @@ def dtd_manifest(
 
     Returns:
         A manifest, sorted by path. `split_1` to `split_10` are null where the image is in no list
-        of that partition; sizes are null where the image is missing or broken.
+        of that partition; sizes are null where the image is missing or broken. Where the data set
+        has `labels_joint_anno.txt`, a column `joint_labels`: list of text, null where the image is
+        not in that file.
 
     Raises:
-        ManifestError: no data set in `root`, or no lists of that partition.
+        ManifestError: no data set in `root`, no lists of that partition, or a line of joint labels
+            without any.
     """
     if partition not in range(1, 11) or split not in (*DTD_SPLITS, "all"):
         raise ManifestError(
@@ -78,7 +84,12 @@ def dtd_manifest(
         "split": [chosen[path] for path in paths],
         **{name: [of_path.get(path) for path in paths] for name, of_path in partitions.items()},
     }
-    return _make_table(root, paths, columns)
+    table = _make_table(root, paths, columns)
+    if not (root / JOINT_LABELS_FILE).is_file():
+        return table
+    labels = _read_joint_labels(root)
+    of_path = [labels.get(path) for path in paths]
+    return table.append_column(JOINT_LABELS, pa.array(of_path, pa.list_(pa.string())))
 
 
 def folder_manifest(directory: str | os.PathLike[str]) -> pa.Table:
@@ -180,6 +191,25 @@ def _read_dtd_partition(root: Path, partition: int, *, download: bool) -> dict[s
         for file in dataset._image_files:
             split_of_path[file.relative_to(root).as_posix()] = split
     return split_of_path
+
+
+def _read_joint_labels(root: Path) -> dict[str, list[str]]:
+    """Return the categories of each path; a line has an image and its categories."""
+    labels: dict[str, list[str]] = {}
+    file = root / JOINT_LABELS_FILE
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"joint labels '{file}' cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        path, *categories = line.split() or [""]
+        if path and not categories:
+            raise ManifestError(
+                f"'{file}', line {number}: {line!r}, expected a path and categories"
+            )
+        if path:
+            labels[f"dtd/dtd/images/{path}"] = categories
+    return labels
 
 
 def _make_table(

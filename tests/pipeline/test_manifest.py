@@ -318,6 +318,33 @@ def test_dtd(tmp_path):
     assert [(row["exemplar_id"], row["split"]) for row in third] == [("banded_2", "train")]
 
 
+def add_joint_labels(root: Path, text: str) -> None:
+    (root / "dtd/dtd/labels/labels_joint_anno.txt").write_text(text)
+
+
+def test_dtd_joint_labels(tmp_path, capsys):
+    make_dtd(tmp_path)
+    assert "joint_labels" not in dtd_manifest(tmp_path).column_names
+    # As in DTD itself, lines end with a blank.
+    add_joint_labels(tmp_path, "banded/banded_1.jpg banded \nwoven/woven_2.jpg woven lined \n\n")
+    table = dtd_manifest(tmp_path)
+    assert table["joint_labels"].to_pylist() == [["banded"], None, None, ["woven", "lined"]]
+    for suffix in ("parquet", "csv"):
+        out = tmp_path / f"m.{suffix}"
+        arguments = ["dtd", "--root", str(tmp_path), "--out", str(out)]
+        app(arguments, result_action="return_value")
+        said = capsys.readouterr().out
+        read = load_manifest(out).table
+        assert ("joint_labels is left out" in said) == (suffix == "csv")
+        assert ("joint_labels" in read.column_names) == (suffix == "parquet")
+        assert read["split_3"].equals(table["split_3"])
+    kept = load_manifest(tmp_path / "m.parquet").table["joint_labels"]
+    assert kept.equals(table["joint_labels"])
+    add_joint_labels(tmp_path, "banded/banded_1.jpg banded\nwoven/woven_2.jpg\n")
+    with pytest.raises(ManifestError, match=r"line 2: .*woven_2.jpg', expected a path and cat"):
+        dtd_manifest(tmp_path)
+
+
 def test_dtd_errors(tmp_path):
     with pytest.raises(ManifestError, match=r"expected images in .*dtd/dtd/images"):
         dtd_manifest(tmp_path)

@@ -10,18 +10,21 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, load_manifest, write_manifest
 from pipeline.outcome import RunOutcome
 from pipeline.preflight import check_run
-from pipeline.resume import RunMismatchError
+from pipeline.resume import RunMismatchError, write_run_record
 from pipeline.run import run_manifest
+from pipeline.rundir import RunDirectory
 from pipeline.splits import SplitError, require_known_splits, select_split
+from pipeline.verify import verify_run
 
 MakeManifest = Callable[..., Path]
 MakeConfig = Callable[..., RunConfig]
@@ -45,12 +48,18 @@ def do(manifest: Path, out: Path, config: RunConfig) -> RunOutcome:
 
 @pytest.fixture
 def split_manifest(make_manifest: MakeManifest) -> Path:
-    """Exemplars a to d; `split`, and another deal of them in `split_3`."""
+    """Exemplars a to d; `split`, another deal of them in `split_3`, and a column of lists."""
     path = make_manifest("abcd")
-    lines = path.read_text().splitlines()
-    added = ["split,split_3", "train,test", "train,train", "val,train", "test,"]
-    pairs = zip(lines, added, strict=True)
-    path.write_text("\n".join(f"{line},{more}" for line, more in pairs) + "\n")
+    table = load_manifest(path).table
+    columns = {
+        "split": pa.array(["train", "train", "val", "test"]),
+        "split_3": pa.array(["test", "train", "train", None]),
+        "joint_labels": pa.array([["noise"], ["noise", "dots"], None, []], pa.list_(pa.string())),
+    }
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    path = path.with_suffix(".parquet")
+    write_manifest(table, path)
     return path
 
 
@@ -95,11 +104,8 @@ def test_tasks_are_of_allowed_parents_and_say_the_split_of_the_partition(
         found = check_run(split_manifest, quick_config(**values), None).tasks.to_pydict()
         return list(zip(found["task_id"], found["split"], strict=True))
 
-    assert tasks(partition=3, split="train") == [("b-c0-v0", "train"), ("c-c0-v0", "train")]
-    assert tasks(partition=3, split="train", limit=1) == [("b-c0-v0", "train")]
     assert tasks(split="train") == [("a-c0-v0", "train"), ("b-c0-v0", "train")]
-    assert [split for _, split in tasks(partition=3)] == ["test", "train", "train", None]
-    assert [split for _, split in tasks()] == ["train", "train", "val", "test"]
+    assert tasks(partition=3, split="train", limit=1) == [("b-c0-v0", "train")]
 
 
 def test_rows_have_their_parents_split_and_a_run_keeps_its_partition(
@@ -113,6 +119,9 @@ def test_rows_have_their_parents_split_and_a_run_keeps_its_partition(
     assert set(metrics["split"]) == {"train"}
     assert list(metrics["split_3"]) == ["train", "train"]
     assert metrics["exemplar_sha256"].notna().all()
+    labels = pq.read_table(out / "metrics.parquet", columns=["joint_labels"])
+    assert labels["joint_labels"].to_pylist() == [["noise", "dots"], None]
+    assert [line for check in verify_run(RunDirectory(out)) for line in check.problems] == []
     before = (out / "run.json").read_bytes()
     others = ({"partition": 3}, {"split": "train"}, {"partition": 3, "split": "test"}, {})
     for other in others:
@@ -145,12 +154,13 @@ def test_a_split_that_is_not_there_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-def test_a_run_from_before_partitions_goes_on(
-    split_manifest: Path, quick_config: MakeConfig, tmp_path: Path
+def test_a_run_from_before_partitions_goes_on_without_one(
+    split_manifest: Path, quick_config: MakeConfig, run: RunDirectory
 ) -> None:
-    out = tmp_path / "run"
-    do(split_manifest, out, quick_config(limit=1))
-    record = json.loads((out / "run.json").read_text())
+    write_run_record(run, check_run(split_manifest, quick_config(), None).record)
+    record = json.loads(run.run_json.read_text())
     del record["filtered"], record["config"]["partition"], record["config"]["split"]
-    (out / "run.json").write_text(json.dumps(record))
-    assert do(split_manifest, out, quick_config(limit=2)).done_now == 1
+    run.run_json.write_text(json.dumps(record))
+    assert len(check_run(split_manifest, quick_config(), run).tasks) == 4
+    with pytest.raises(RunMismatchError, match="split is 'train', the run was begun with None"):
+        check_run(split_manifest, quick_config(split="train"), run)
