@@ -131,6 +131,15 @@ def make_row(exemplar: int, variation: int, pictures: list[bytes], side: int) ->
     }
 
 
+def measure_pictures(assets: Path) -> tuple[float, float]:
+    """Mean sizes, kB: of a picture at full size, and of the difference of two spectra."""
+    sizes: dict[str, list[int]] = {"RGB": [], "P": []}
+    for path in assets.glob("*.png"):
+        with Image.open(path) as image:
+            sizes[image.mode].append(path.stat().st_size)
+    return float(np.mean(sizes["RGB"]) / 1e3), float(np.mean(sizes["P"]) / 1e3)
+
+
 def open_page(page: Path) -> tuple[float, float, float]:
     """Seconds until the gallery stood, until all was loaded, and to sort it by another measure."""
     options = webdriver.ChromeOptions()
@@ -164,7 +173,10 @@ def main() -> None:
         size = sum(path.stat().st_size for path in files) / 1e6
         (data,) = run.report.glob("*/data.js")
         print(f"rows: {VARIATIONS * arguments.exemplars:,}; written in {seconds:.0f} s:")
-        print(f"{len(files):,} files, {size:.0f} MB, data.js {data.stat().st_size / 1e6:.1f} MB\n")
+        print(f"{len(files):,} files, {size:.0f} MB, data.js {data.stat().st_size / 1e6:.1f} MB;")
+        picture, spectrum = measure_pictures(data.parent)
+        print(f"at full size {picture:.0f} kB, with exemplar and spectrum at most", end=" ")
+        print(f"{2 * picture + spectrum:.0f} kB\n")
         print(f"| gallery stands, s | all loaded, s | sort, s |\n| {' | '.join(['---:'] * 3)} |")
         for _ in range(arguments.repeat):
             print("| " + " | ".join(f"{seconds:.2f}" for seconds in open_page(page)) + " |")
