@@ -150,17 +150,21 @@ def scan_committed(run: RunDirectory, damaged: Sequence[FileProblem] = ()) -> Sc
 
 
 @contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
     """A Parquet file to read from, and nothing else, in the block.
 
     The checksums of the pages that are read are verified; files without any are read too.
+
+    Args:
+        path: The file.
+        footer: What its footer says, if it has been read before.
 
     Raises:
         UnreadableFileError: What is read is no Parquet, damaged, not ours, or a link to nothing.
         FileNotFoundError: There is no such file (any more).
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, metadata=footer, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError, SchemaError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError) and not path.is_symlink():

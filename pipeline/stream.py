@@ -21,7 +21,7 @@ from pipeline.image_reader import decode_texture
 from pipeline.labels import choose_classes, compute_labels
 from pipeline.query import as_run
 from pipeline.rundir import RunDirectory
-from pipeline.selection import Selection, locate_rows, number_groups, read_images
+from pipeline.selection import Selection, locate_rows, number_groups, read_stretches
 
 BUFFER = 1024
 """Images to shuffle among: as PNG, of 128 px, they take 35 MB."""
@@ -94,15 +94,20 @@ class StreamedTextures(IterableDataset[tuple[Any, Any]]):
         epoch = int(self._epoch)
         ours = self._order(np.random.default_rng((self._seed, epoch)))
         mine = np.array_split(ours, workers)[number]
-        rows = self.rows.select(["task_id", "file", "row_group", "row"]).take(mine)
-        labelled = rows.append_column("label", pa.array(self.labels[mine]))
         generator = np.random.default_rng((self._seed, epoch, self._rank, number))
-        for row, png in shuffle(read_images(self._run, labelled), self._buffer, generator):
-            image: Any = decode_texture(png, row["task_id"])
-            label = row["label"]
+        for task_id, label, png in shuffle(self._read(mine), self._buffer, generator):
+            image: Any = decode_texture(png, task_id)
             if self.transform is not None:
                 image = self.transform(image)
             yield image, label if self.target_transform is None else self.target_transform(label)
+
+    def _read(self, positions: NDArray[np.int64]) -> Iterator[tuple[str, int, bytes]]:
+        """Task id, label and PNG of some rows."""
+        rows = self.rows.select(["task_id", "file", "row_group", "row"]).take(positions)
+        labelled = rows.append_column("label", pa.array(self.labels[positions]))
+        for part, pngs in read_stretches(self._run, labelled):
+            columns = (part["task_id"].to_pylist(), part["label"].to_pylist(), pngs.to_pylist())
+            yield from zip(*columns, strict=True)
 
     def _order(self, generator: np.random.Generator) -> NDArray[np.int64]:
         """Numbers of the rows of this rank, group by group."""
