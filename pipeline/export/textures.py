@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.committed import Scan, read_from_scan, read_rows
 from pipeline.export.names import make_names
+from pipeline.labels import list_classes
 from pipeline.manifest.checks import SPLIT_COLUMNS
 from pipeline.rundir import RunDirectory
 from pipeline.selection import LOCATED, Selection, SelectionError, locate_rows, read_images
@@ -41,8 +42,8 @@ class Textures:
         selection: What was chosen.
         table: `LOCATED`, then `attempts`, those of SPLIT_COLUMNS that the run has, MADE_BY and
             MEASURES.
-        classes: All categories of the run, sorted, whatever was chosen: so the labels of two
-            exports of one run are the same.
+        classes: All categories of the run, sorted, whatever was chosen, so that two exports of one
+            run have the same labels; UNCATEGORISED after them if a texture has none.
     """
 
     run: RunDirectory
@@ -130,7 +131,7 @@ def load_textures(run: RunDirectory, selection: Selection) -> Textures:
         SelectionError: There are none, or the run was changed meanwhile.
     """
     located = locate_rows(run, selection)
-    further, classes = read_from_scan(run, _read_further)
+    further = read_from_scan(run, _read_further)
     row = pc.index_in(located["task_id"], further["task_id"])
     if row.null_count:
         raise SelectionError(f"{run.path}: was changed meanwhile; try again")
@@ -138,15 +139,14 @@ def load_textures(run: RunDirectory, selection: Selection) -> Textures:
     for name in further.column_names:
         located = located.append_column(name, further[name])
     order = [("category", "ascending"), ("task_id", "ascending")]
-    return Textures(run, selection, located.sort_by(order).combine_chunks(), classes)
+    classes = dict.fromkeys([*list_classes(run), *_filled(located["category"], UNCATEGORISED)])
+    return Textures(run, selection, located.sort_by(order).combine_chunks(), tuple(classes))
 
 
-def _read_further(scan: Scan) -> tuple[pa.Table, tuple[str, ...]]:
-    """Columns of all rows that locating them does not read, and all categories."""
+def _read_further(scan: Scan) -> pa.Table:
+    """Columns of all rows that locating them does not read."""
     splits = [name for name in SPLIT_COLUMNS if name in scan.schema.names]
-    names = ["task_id", "attempts", *splits, *MADE_BY, *MEASURES]
-    categories = set(_filled(scan.winners["category"], UNCATEGORISED))
-    return read_rows(scan, scan.winners, names), tuple(sorted(categories))
+    return read_rows(scan, scan.winners, ["task_id", "attempts", *splits, *MADE_BY, *MEASURES])
 
 
 def _filled(column: pa.ChunkedArray, value: str) -> list[str]:
