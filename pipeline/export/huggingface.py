@@ -93,12 +93,21 @@ class HuggingFaceDataset:
     def finish(self, staging: Staging) -> None:
         """Write the card."""
         with staging.writing(CARD) as path:
-            head = yaml.safe_dump(self._head(), sort_keys=False, allow_unicode=True)
+            sizes = self._count_bytes(staging)
+            head = yaml.safe_dump(self._head(sizes), sort_keys=False, allow_unicode=True)
             text = card_text(self._textures, self._rows_of_split)
             path.write_text(f"---\n{head}---\n\n{text}", encoding="utf-8")
 
-    def _head(self) -> dict[str, Any]:
-        """What the Hub and `datasets` read."""
+    def _count_bytes(self, staging: Staging) -> dict[str, int]:
+        """Bytes of the files of each split; without these `datasets` does not check the rows."""
+        sizes = dict.fromkeys(self._rows_of_split, 0)
+        for part in self.parts:
+            split = part.files[0].removeprefix(f"{DATA}/").partition("-")[0]
+            sizes[split] += (staging.out / part.files[0]).stat().st_size
+        return sizes
+
+    def _head(self, sizes: dict[str, int]) -> dict[str, Any]:
+        """What the Hub and `datasets` read; `sizes` in bytes by split."""
         features: list[dict[str, Any]] = [
             {"name": field.name, "dtype": str(field.type)} for field in self.schema
         ]
@@ -106,7 +115,8 @@ class HuggingFaceDataset:
         classes = {str(number): name for number, name in enumerate(self._textures.classes)}
         features[1]["dtype"] = {"class_label": {"names": classes}}
         splits = [
-            {"name": name, "num_examples": rows} for name, rows in self._rows_of_split.items()
+            {"name": name, "num_bytes": sizes[name], "num_examples": rows}
+            for name, rows in self._rows_of_split.items()
         ]
         files = [
             {"split": name, "path": f"{DATA}/{name}-*.parquet"} for name in self._rows_of_split
@@ -116,6 +126,11 @@ class HuggingFaceDataset:
             "license_name": "that-of-the-source-images",
             "task_categories": ["image-classification"],
             "tags": ["synthetic", "texture"],
-            "dataset_info": {"features": features, "splits": splits},
+            "dataset_info": {
+                "features": features,
+                "splits": splits,
+                "download_size": sum(sizes.values()),
+                "dataset_size": sum(sizes.values()),
+            },
             "configs": [{"config_name": "default", "data_files": files}],
         }

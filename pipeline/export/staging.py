@@ -16,12 +16,12 @@ STAGED = "staged"
 class Staging:
     """Files of one part of an export, under temporary names.
 
-    Args:
+    Attributes:
         out: The folder of the export.
     """
 
     def __init__(self, out: Path) -> None:
-        self._out = out
+        self.out = out
         self._finals: dict[Path, Path] = {}
 
     @contextmanager
@@ -31,8 +31,8 @@ class Staging:
         Args:
             name: The file's path below the export, with "/".
         """
-        final = self._out / name
-        temporary = self._out / WORK / STAGED / str(len(self._finals))
+        final = self.out / name
+        temporary = self.out / WORK / STAGED / str(len(self._finals))
         with naming(final):
             yield temporary
         self._finals[temporary] = final
@@ -43,11 +43,11 @@ class Staging:
         for temporary, final in self._finals.items():
             with naming(final):
                 sync(temporary)
-        folders = {self._out}
+        folders = {self.out}
         for temporary, final in self._finals.items():
             final.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(final)
-            between = len(final.relative_to(self._out).parts) - 1
+            between = len(final.relative_to(self.out).parts) - 1
             folders.update(list(final.parents)[:between])
         for folder in folders:
             sync(folder)

@@ -248,6 +248,14 @@ def test_hugging_face_reads_its_directory(
         assert digests == raw["sha256"][:]
 
 
+def test_hugging_face_misses_a_file_that_is_gone(filled: RunDirectory, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_run(filled, "hf", out, Selection(split="train"), shard_rows=4)
+    next((out / "data").iterdir()).unlink()
+    with pytest.raises(datasets.exceptions.NonMatchingSplitsSizesError):
+        datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+
+
 def test_the_card_says_what_made_the_textures(
     filled: RunDirectory, chosen: list[Row], tmp_path: Path
 ) -> None:
