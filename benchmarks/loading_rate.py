@@ -150,7 +150,7 @@ def measure_run(run: RunDirectory, repeat: int) -> list[str]:
         "| --- | ---: | ---: |",
         *(f"| {name} | {cpu:,.0f} | {clock:,.0f} |" for name, (cpu, clock) in rates.items()),
         "",
-        *compare_compressions(pngs[:SHUFFLED], repeat),
+        *compare_compressions(pngs[:: -(-len(pngs) // SHUFFLED)], repeat),
     ]
 
 
