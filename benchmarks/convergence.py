@@ -22,8 +22,8 @@ from torch import Tensor
 
 import texsynth.lane
 import texsynth.lanes
+import texsynth.levels
 import texsynth.sensitivity
-import texsynth.synthesis
 from benchmarks.comparisons import geometric_mean
 from benchmarks.copies import measure_copies
 from benchmarks.environment import describe_environment
@@ -52,7 +52,7 @@ def enlarge(images: Images, exemplars: Images, seeds: Sequence[int]) -> Images:
 MODULES = {
     "refine": texsynth.lanes,
     "SLOW_FALL": texsynth.lane,
-    "LEVEL_GROWTH": texsynth.synthesis,
+    "LEVEL_GROWTH": texsynth.levels,
 }
 """Where things are that are no constant of `texsynth.sensitivity`."""
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -9,11 +9,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from texsynth import SynthesisConfig, TextureNetwork, synthesize
-from texsynth.shapes import Images
+from texsynth.shapes import Images, Size
 
 
 def measure_peak(
-    network: TextureNetwork, config: SynthesisConfig, exemplar: Images, lanes: int
+    network: TextureNetwork,
+    config: SynthesisConfig,
+    exemplar: Images,
+    lanes: int,
+    output_size: Size | None = None,
 ) -> int:
     """Bytes alive at once, at most, in a synthesis whose lanes are all taken, and taken again.
 
@@ -25,6 +29,7 @@ def measure_peak(
         config: one evaluation is made at every level.
         exemplar: [1, 3, H, W].
         lanes: B, for 2 B + 1 tasks: the last keeps all levels from giving back their lanes.
+        output_size: of the textures; the exemplar's unless given.
     """
     tasks = 2 * lanes + 1
     exemplars = exemplar.expand(tasks, -1, -1, -1).cpu()
@@ -32,7 +37,16 @@ def measure_peak(
     device = network.device
 
     def run() -> None:
-        list(synthesize(exemplars, range(tasks), config, network, lanes=lanes, device=device))
+        results = synthesize(
+            exemplars,
+            range(tasks),
+            config,
+            network,
+            output_size=output_size,
+            lanes=lanes,
+            device=device,
+        )
+        list(results)
 
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)

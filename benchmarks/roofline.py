@@ -34,11 +34,11 @@ from texsynth import SynthesisConfig, TextureNetwork, TextureObjective, load_net
 from texsynth.config import PresetName
 from texsynth.gram import GramMetric, compute_gram, gram_term
 from texsynth.lbfgs import LBFGSState, lbfgs_init, lbfgs_select, lbfgs_step
+from texsynth.levels import compute_levels
 from texsynth.memory import SHARE_OF_FREE_MEMORY, estimate_lane_bytes
 from texsynth.precision import exact_arithmetic
 from texsynth.shapes import Images
 from texsynth.start import draw_starts
-from texsynth.synthesis import compute_levels
 
 Run = Callable[[], object]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 
 from texsynth import SynthesisConfig, TextureNetwork, synthesize
+from texsynth.levels import compute_finer_costs
 from texsynth.memory import SHARE_OF_FREE_MEMORY, estimate_lane_bytes
 from texsynth.sensitivity import measuring_cost
-from texsynth.synthesis import compute_finer_costs
 
 CALIBRATION_S = 20.0
 """Time for all levels together, about: somebody waits for it."""

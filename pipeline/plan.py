@@ -23,8 +23,8 @@ from pipeline.resume import KEYS, pending_tasks
 from pipeline.rundir import RunDirectory
 from texsynth import TextureNetwork
 from texsynth.config import ConfigError
+from texsynth.levels import compute_levels
 from texsynth.memory import SHARE_OF_FREE_MEMORY, choose_lanes, estimate_lane_bytes
-from texsynth.synthesis import compute_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,8 @@ def _choose_device(config: RunConfig) -> str:
 def _count_left(run: RunDirectory, tasks: pa.Table, config: RunConfig) -> int:
     """Tasks that a run would do."""
     committed, _ = read_committed(run, KEYS)
-    return len(pending_tasks(tasks, committed, config.retry))
+    left = pending_tasks(tasks, committed, config.retry, retry_flagged=config.retry_flagged)
+    return len(left)
 
 
 def _estimate(counts: dict[str, int], config: RunConfig, network: TextureNetwork) -> RunPlan:

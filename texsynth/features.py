@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from texsynth.config import REFERENCE_SIDE, REFERENCE_TAPS, Taps
-from texsynth.shapes import FeatureMap, Images
+from texsynth.shapes import FeatureMap, Images, Size
 
 Architecture = Literal["vgg19", "vgg16"]
 Normalisation = Literal["none", "imagenet"]
@@ -127,18 +127,30 @@ class TextureNetwork(nn.Module):
         """Where the weights lie."""
         return self.mean.device
 
-    def resolve_taps(self, taps: Taps, height: int, width: int) -> tuple[str, ...]:
-        """Tap names in network order for images of height x width px.
+    def resolve_taps(
+        self, taps: Taps, height: int, width: int, exemplar_size: Size | None = None
+    ) -> tuple[str, ...]:
+        """Tap names in network order for textures of height x width px.
 
         `auto` keeps those of relu1_1, pool1 to pool5 that the network has and that have at least
-        MIN_TAP_SIDE positions on both sides; `reference` keeps all six at 256 x 256 px.
+        MIN_TAP_SIDE positions on both sides; `reference` keeps all six where texture and exemplar
+        have 256 x 256 px.
+
+        Args:
+            taps: as in a `SynthesisConfig`.
+            height: of the texture.
+            width: of the texture.
+            exemplar_size: of the exemplar, if another; the shorter sides of the two decide.
 
         Raises:
             TapError: for an unknown or missing tap, or an image too small for a tap.
         """
+        sides = {height, width, *(exemplar_size or ())}
+        whole = taps == "reference" and sides == {REFERENCE_SIDE}
+        if exemplar_size is not None:
+            height, width = min(height, exemplar_size[0]), min(width, exemplar_size[1])
         if isinstance(taps, tuple):
             return self._validate_taps(taps, height, width)
-        whole = taps == "reference" and (height, width) == (REFERENCE_SIDE, REFERENCE_SIDE)
         fewest = 1 if whole else MIN_TAP_SIDE
         chosen = tuple(
             layer.tap

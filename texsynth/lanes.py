@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from texsynth.canvas import make_canvas
 from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
 from texsynth.images import resize
@@ -34,7 +35,7 @@ from texsynth.rounding import (
     round_values,
 )
 from texsynth.sensitivity import measuring_cost
-from texsynth.shapes import Images
+from texsynth.shapes import Images, Size
 from texsynth.start import refine
 from texsynth.tasks import StopReason, Task, TaskCheckpoint
 
@@ -45,8 +46,9 @@ class LaneBatch:
     Args:
         network: shared by all lanes.
         config: of the synthesis.
-        size: (height, width) of the level, px.
-        full_size: (height, width) of the finest level, px.
+        size: of the textures at this level.
+        full_size: of the textures at the finest.
+        exemplar_size: of the exemplars at this level; the textures' unless given.
         finer_cost: of what the finer levels do for one evaluation here, in evaluations at full
             size.
     """
@@ -55,14 +57,17 @@ class LaneBatch:
         self,
         network: TextureNetwork,
         config: SynthesisConfig,
-        size: tuple[int, int],
+        size: Size,
         *,
-        full_size: tuple[int, int],
+        full_size: Size,
+        exemplar_size: Size | None = None,
         finer_cost: float = 0.0,
     ) -> None:
         self._network = network
         self._config = config
         self._size = size
+        self._exemplar_size = exemplar_size or size
+        self._taps = network.resolve_taps(config.taps, *size, exemplar_size)
         self._cost = math.prod(size) / math.prod(full_size)
         self._finer_cost = finer_cost
         self._lanes: list[Lane] = []
@@ -110,7 +115,7 @@ class LaneBatch:
     def _occupy(self, task: Task, seconds: float) -> Lane:
         """A lane of the task, which from here on has begun, and what its preparation cost."""
         task.begin()
-        task.objective_taps = self._network.resolve_taps(self._config.taps, *self._size)
+        task.objective_taps = self._taps
         task.charge(self._cost * measuring_cost(self._config))
         task.seconds += seconds
         lane = Lane(task, 0, weighted=self._config.weighting != "none")
@@ -131,25 +136,23 @@ class LaneBatch:
         """Where the tasks begin at this level, and what they minimise here."""
         device = self._network.device
         exemplars = torch.stack([task.exemplar for task in tasks]).to(device)
-        exemplars = resize(exemplars, *self._size)
+        exemplars = resize(exemplars, *self._exemplar_size)
+        canvas = make_canvas(exemplars, self._size)
         images = torch.cat(
-            [
-                self._bring_to_level(task, exemplar[None])
-                for task, exemplar in zip(tasks, exemplars, strict=True)
-            ]
+            [self._bring_to_level(task, own[None]) for task, own in zip(tasks, canvas, strict=True)]
         )
         with exact_arithmetic():
-            objective = TextureObjective(self._network, exemplars, self._config)
+            objective = TextureObjective(self._network, exemplars, self._config, canvas)
             if self._config.weighting != "none":
                 objective.even_out(images)
         return images, objective
 
-    def _bring_to_level(self, task: Task, exemplar: Images) -> Images:
+    def _bring_to_level(self, task: Task, canvas: Images) -> Images:
         """Its image at this size; detail is added to what comes from a coarser level."""
-        image = task.image[None].to(exemplar)
-        enlarged = image.shape[-1] < exemplar.shape[-1]
+        image = task.image[None].to(canvas)
+        enlarged = image.shape[-1] < canvas.shape[-1]
         if enlarged and self._config.start == "random_phase":
-            return refine(image, exemplar, [task.seed])
+            return refine(image, canvas, [task.seed])
         return resize(image, *self._size)
 
     def compact(self) -> None:

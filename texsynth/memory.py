@@ -3,17 +3,21 @@
 A lane keeps its optimiser's state and its targets at every level at once. Beside that, the most is
 alive at full size: as the backward pass comes to the layer where feature maps and gradients are
 most, or, if Gram matrices are large beside the maps, as the weights of a refilled lane are measured
-(`texsynth.sensitivity`).
+(`texsynth.sensitivity`), or, if the exemplar is large beside the texture, as its targets are
+computed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
+from texsynth.levels import compute_exemplar_levels
+from texsynth.shapes import Size
 
 FLOAT_BYTES, DOUBLE_BYTES = 4, 8
 STATE_VECTORS = 5
@@ -40,7 +44,10 @@ SHARE_OF_FREE_MEMORY = 0.8
 
 
 def estimate_lane_bytes(
-    network: TextureNetwork, config: SynthesisConfig, sizes: list[tuple[int, int]]
+    network: TextureNetwork,
+    config: SynthesisConfig,
+    sizes: Sequence[Size],
+    exemplar_size: Size | None = None,
 ) -> int:
     """Bytes that one lane at every level takes on the device at most, the network not counted.
 
@@ -50,23 +57,33 @@ def estimate_lane_bytes(
     Args:
         network: the trunk.
         config: the taps, the kind of spectrum term, and the size of the history.
-        sizes: (height, width) of every level, the finest last.
+        sizes: of the texture at every level, the finest last.
+        exemplar_size: at the finest; the texture's unless given.
 
     Raises:
         TapError: if a level is too small for its taps.
     """
-    kept = sum(_state_bytes(config, size) + _target_bytes(network, config, size) for size in sizes)
-    finest = sizes[-1]
-    measuring = MEASURING_MATRICES * _matrix_bytes(network, config, finest)
+    own_sizes = compute_exemplar_levels(sizes, exemplar_size)
+    taps = [
+        network.resolve_taps(config.taps, *size, own)
+        for size, own in zip(sizes, own_sizes, strict=True)
+    ]
+    kept = sum(
+        _state_bytes(config, size) + _target_bytes(network, config, size, names)
+        for size, names in zip(sizes, taps, strict=True)
+    )
+    measuring = MEASURING_MATRICES * _matrix_bytes(network, taps[-1])
     if config.weighting == "none":
         measuring = 0
-    return kept + max(measuring, _evaluation_bytes(network, config, finest))
+    evaluation = _evaluation_bytes(network, sizes[-1], taps[-1])
+    return kept + max(measuring, evaluation, _preparation_bytes(network, own_sizes[-1], taps[-1]))
 
 
 def choose_lanes(
     network: TextureNetwork,
     config: SynthesisConfig,
-    sizes: list[tuple[int, int]],
+    sizes: Sequence[Size],
+    exemplar_size: Size | None = None,
     *,
     free_bytes: int | None = None,
 ) -> int:
@@ -75,25 +92,28 @@ def choose_lanes(
     Args:
         network: on its device, its weights no longer part of the free memory.
         config: of the synthesis.
-        sizes: (height, width) of every level, the finest last.
+        sizes: of the texture at every level, the finest last.
+        exemplar_size: at the finest; the texture's unless given.
         free_bytes: of the device; by default a GPU is asked, and a CPU has 4 lanes.
     """
     if free_bytes is None:
         if network.device.type != "cuda":
             return CPU_LANES
         free_bytes, _ = torch.cuda.mem_get_info(network.device)
-    lane_bytes = estimate_lane_bytes(network, config, sizes)
+    lane_bytes = estimate_lane_bytes(network, config, sizes, exemplar_size)
     return max(1, min(MOST_LANES, int(SHARE_OF_FREE_MEMORY * free_bytes) // lane_bytes))
 
 
-def _state_bytes(config: SynthesisConfig, size: tuple[int, int]) -> int:
+def _state_bytes(config: SynthesisConfig, size: Size) -> int:
     """Its images and the history: two vectors a pair, and their products."""
     pairs = config.optimizer.history
     unknowns = 3 * math.prod(size)
     return FLOAT_BYTES * (STATE_VECTORS + 2 * pairs) * unknowns + DOUBLE_BYTES * 2 * pairs**2
 
 
-def _target_bytes(network: TextureNetwork, config: SynthesisConfig, size: tuple[int, int]) -> int:
+def _target_bytes(
+    network: TextureNetwork, config: SynthesisConfig, size: Size, taps: Sequence[str]
+) -> int:
     """The Gram matrices with their weights, and the spectrum.
 
     Of that one half is kept, three complex channels of it or magnitudes.
@@ -101,24 +121,21 @@ def _target_bytes(network: TextureNetwork, config: SynthesisConfig, size: tuple[
     height, width = size
     numbers = {"none": 0, "gray": 1, "colour": 6}[config.spectrum] * height * (width // 2 + 1)
     matrices = 1 + (METRIC_MATRICES if config.weighting != "none" else 0)
-    return FLOAT_BYTES * numbers + matrices * _matrix_bytes(network, config, size)
+    return FLOAT_BYTES * numbers + matrices * _matrix_bytes(network, taps)
 
 
-def _matrix_bytes(network: TextureNetwork, config: SynthesisConfig, size: tuple[int, int]) -> int:
+def _matrix_bytes(network: TextureNetwork, taps: Sequence[str]) -> int:
     """One Gram matrix of every tap."""
-    maps = _maps(network, size)
-    taps = network.resolve_taps(config.taps, *size)
+    # Channels do not depend on the size.
+    maps = _maps(network, (1, 1))
     return FLOAT_BYTES * sum(maps[tap][0] ** 2 for tap in taps)
 
 
-def _evaluation_bytes(
-    network: TextureNetwork, config: SynthesisConfig, size: tuple[int, int]
-) -> int:
+def _evaluation_bytes(network: TextureNetwork, size: Size, taps: Sequence[str]) -> int:
     """What a step holds as the backward pass comes to the layer where that is most.
 
     Alive are the maps up to that layer and the gradients of the Gram terms of all taps before it.
     """
-    taps = network.resolve_taps(config.taps, *size)
     held = most = 0
     for name, (channels, positions) in _maps(network, size).items():
         numbers = channels * positions
@@ -128,11 +145,27 @@ def _evaluation_bytes(
             break
         held += numbers if name in taps else 0
     vectors = EVALUATION_VECTORS * 3 * math.prod(size)
-    matrices = EVALUATION_MATRICES * _matrix_bytes(network, config, size)
+    matrices = EVALUATION_MATRICES * _matrix_bytes(network, taps)
     return FLOAT_BYTES * (vectors + most) + matrices
 
 
-def _maps(network: TextureNetwork, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
+def _preparation_bytes(network: TextureNetwork, exemplar_size: Size, taps: Sequence[str]) -> int:
+    """What a forward pass of the exemplar holds at most: the taps so far, and three maps.
+
+    Exemplars pass one at a time, whatever the number of lanes, so it is too much for many lanes.
+    """
+    held = most = before = 0
+    for name, (channels, positions) in _maps(network, exemplar_size).items():
+        numbers = channels * positions
+        most = max(most, held + before + 2 * numbers)
+        # A tap's own map is also the one that the next layer begins with.
+        held, before = (held + numbers, 0) if name in taps else (held, numbers)
+        if name == taps[-1]:
+            break
+    return FLOAT_BYTES * (most + 3 * math.prod(exemplar_size))
+
+
+def _maps(network: TextureNetwork, size: Size) -> dict[str, tuple[int, int]]:
     """Channels and positions of every map that the network gives, in order."""
     height, width = size
     found: dict[str, tuple[int, int]] = {}

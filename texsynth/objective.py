@@ -51,24 +51,38 @@ class TextureObjective:
 
     Args:
         network: a frozen trunk; shared, never copied.
-        exemplars: [B, 3, H, W], RGB in [0, 1], on the network's device.
+        exemplars: [B, 3, H', W'], RGB in [0, 1], on the network's device; targets of the Gram
+            terms.
         config: weights, taps and the kind of spectrum term.
+        canvas: [B, 3, H, W], targets of what is of the whole image, of the textures' size
+            (`texsynth.canvas`); the exemplars unless given.
 
     Attributes:
+        size: (H, W) of the textures.
         taps: names of the taps in the loss, in the order of `LossTerms.gram`.
 
     Raises:
-        TapError: if a tap is missing or the exemplars are too small for it.
-        ValueError: if the exemplars are not finite [B, 3, H, W].
+        TapError: if a tap is missing, or exemplars or textures are too small for it.
+        ValueError: if exemplars or canvas are not as many finite images.
     """
 
-    def __init__(self, network: TextureNetwork, exemplars: Images, config: SynthesisConfig) -> None:
+    def __init__(
+        self,
+        network: TextureNetwork,
+        exemplars: Images,
+        config: SynthesisConfig,
+        canvas: Images | None = None,
+    ) -> None:
         validate_images(exemplars, "exemplars")
+        canvas = exemplars if canvas is None else canvas
+        validate_images(canvas, "canvas", lanes=len(exemplars))
         self.network = network
         self.config = config
-        self.size = (exemplars.shape[-2], exemplars.shape[-1])
-        self.taps = network.resolve_taps(config.taps, *self.size)
-        self._gram_targets, self._spectrum_target = self._compute_targets(exemplars)
+        self.size = (canvas.shape[-2], canvas.shape[-1])
+        exemplar_size = (exemplars.shape[-2], exemplars.shape[-1])
+        self.taps = network.resolve_taps(config.taps, *self.size, exemplar_size)
+        self._gram_targets = self._compute_gram_targets(exemplars)
+        self._spectrum_target = self._compute_spectrum_target(canvas)
         self._metric: LossMetric | None = None
 
     @property
@@ -80,7 +94,7 @@ class TextureObjective:
         """The loss of each lane, all parts weighted as the config says; differentiable.
 
         Args:
-            images: [B, 3, H, W], RGB, of the exemplars' size; values outside [0, 1] are allowed.
+            images: [B, 3, H, W], RGB, of the canvas' size; values outside [0, 1] are allowed.
 
         Raises:
             ValueError: if the shape is another one.
@@ -164,18 +178,20 @@ class TextureObjective:
         )
 
     @torch.no_grad()
-    def _compute_targets(self, exemplars: Images) -> tuple[list[Tensor], Tensor | None]:
+    def _compute_gram_targets(self, exemplars: Images) -> list[Tensor]:
         # One by one: an eigenbasis (`texsynth.sensitivity`) magnifies how a batch rounds.
         singles = [
             [compute_gram(tap) for tap in self.network(exemplar[None], self.taps)]
             for exemplar in exemplars
         ]
-        grams = [torch.cat(lanes) for lanes in zip(*singles, strict=True)]
+        return [torch.cat(lanes) for lanes in zip(*singles, strict=True)]
+
+    def _compute_spectrum_target(self, canvas: Images) -> Tensor | None:
         if self.config.spectrum == "none":
-            return grams, None
+            return None
         if self.config.spectrum == "gray":
-            return grams, compute_spectrum(luminance(exemplars)).abs()
-        return grams, compute_spectrum(exemplars)
+            return compute_spectrum(luminance(canvas)).abs()
+        return compute_spectrum(canvas)
 
     def _seen(self, images: Images) -> Images:
         """What all terms but the range penalty are of."""

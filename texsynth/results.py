@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from texsynth.canvas import make_canvas
 from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
 from texsynth.images import resize, round_to_8_bits
 from texsynth.objective import TextureObjective
 from texsynth.precision import exact_arithmetic
-from texsynth.shapes import Image8
+from texsynth.shapes import Image8, Images
 from texsynth.tasks import CurvePoint, StopReason, Task
 
 
@@ -74,31 +75,55 @@ class SynthesisResult:
     resumed_at: tuple[float, ...] = ()
 
 
+def measure_reference_loss(
+    textures: Images, exemplar: Images, network: TextureNetwork
+) -> list[ReferenceLoss]:
+    """The reference loss of textures of one exemplar, in float32.
+
+    At another size than the exemplar's, the spectrum term is towards its canvas
+    (`texsynth.canvas`), and the tap rule holds for the smaller of the two.
+
+    Args:
+        textures: [B, 3, H, W], measured one by one, so that none changes another's rounding.
+        exemplar: [1, 3, H', W'] in [0, 1], on the network's device as the textures are.
+        network: whose features are compared.
+
+    Raises:
+        TapError: if texture or exemplar are too small for any tap.
+    """
+    config = SynthesisConfig.preset("reference")
+    losses = []
+    with torch.no_grad(), exact_arithmetic():
+        canvas = make_canvas(exemplar, (textures.shape[-2], textures.shape[-1]))
+        objective = TextureObjective(network, exemplar, config, canvas)
+        for texture in textures:
+            terms = objective(texture[None])
+            losses.append(ReferenceLoss(tuple(terms.gram[0].tolist()), float(terms.spectrum[0])))
+    return losses
+
+
 def finish_task(task: Task, network: TextureNetwork) -> SynthesisResult:
-    """Round the image of an ended task and measure the reference loss of both, in float32.
+    """Round the image of an ended task and measure the reference loss of both.
 
     The same code measures every preset, one task at a time: neither what was minimised nor the
     lanes beside it enter the numbers.
     """
     exemplar = task.exemplar[None].to(network.device)
-    image = resize(task.image[None], *task.exemplar.shape[-2:])
+    exemplar_size = (exemplar.shape[-2], exemplar.shape[-1])
+    image = resize(task.image[None], *task.size)
     if task.clamp:
         # Enlarging, where time was up at a coarser level, oversteps.
         image = image.clamp(0, 1)
     rounded = round_to_8_bits(image)
-    losses = []
-    with torch.no_grad(), exact_arithmetic():
-        objective = TextureObjective(network, exemplar, SynthesisConfig.preset("reference"))
-        for measured in (image, rounded.float() / 255):
-            terms = objective(measured)
-            losses.append(ReferenceLoss(tuple(terms.gram[0].tolist()), float(terms.spectrum[0])))
+    measured = torch.cat([image, rounded.float() / 255])
+    losses = measure_reference_loss(measured, exemplar, network)
     return SynthesisResult(
         index=task.index,
         image=image[0].cpu(),
         image_8bit=rounded[0].cpu(),
         float_loss=losses[0],
         delivered_loss=losses[1],
-        taps=objective.taps,
+        taps=network.resolve_taps("reference", *task.size, exemplar_size),
         objective_loss=task.objective_loss,
         objective_taps=task.objective_taps,
         evaluations=task.spent,

@@ -15,6 +15,9 @@ from __future__ import annotations
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+Size = tuple[int, int]
+"""(height, width), px."""
+
 Images = Float[Tensor, "B 3 H W"]
 Image8 = UInt8[Tensor, "3 H W"]
 Luminance = Float[Tensor, "B H W"]
@@ -40,5 +43,6 @@ __all__ = [
     "Luminance",
     "PerLane",
     "PerTap",
+    "Size",
     "Variables",
 ]

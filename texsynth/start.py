@@ -19,20 +19,21 @@ from texsynth.shapes import Images
 from texsynth.spectrum import compute_spectrum, project_onto_spectrum
 
 
-def draw_starts(exemplars: Images, seeds: Sequence[int], start: Start) -> Images:
-    """One start image per lane, of the exemplars' size.
+def draw_starts(canvas: Images, seeds: Sequence[int], start: Start) -> Images:
+    """One start image per lane, of the size of the canvas.
 
     Args:
-        exemplars: [B, 3, H, W] in [0, 1].
+        canvas: [B, 3, H, W], the exemplars or what stands for them at another size
+            (`texsynth.canvas`).
         seeds: B seeds, each of its own lane's generator, so that no lane depends on another.
         start: `noise` is sigmoid(N(0, 1)), as the public reference implementation starts;
-            `random_phase` has the exemplar's mean, spectrum and colour correlations.
+            `random_phase` has the canvas' mean, spectrum and colour correlations.
 
     Returns:
-        [B, 3, H, W] on the exemplars' device, of their dtype; random phase may leave [0, 1].
+        [B, 3, H, W] on the canvas' device, of its dtype; random phase may leave [0, 1].
     """
     images = []
-    for exemplar, seed in zip(exemplars.cpu(), seeds, strict=True):
+    for exemplar, seed in zip(canvas.cpu(), seeds, strict=True):
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(exemplar.shape, generator=generator, dtype=torch.float32)
         noise = noise.to(exemplar.dtype)
@@ -44,10 +45,10 @@ def draw_starts(exemplars: Images, seeds: Sequence[int], start: Start) -> Images
         phase[0, 0] = 1
         spectrum = torch.fft.rfft2(exemplar) * phase
         images.append(torch.fft.irfft2(spectrum, s=exemplar.shape[-2:]))
-    return torch.stack(images).to(exemplars)
+    return torch.stack(images).to(canvas)
 
 
-def refine(images: Images, exemplars: Images, seeds: Sequence[int]) -> Images:
+def refine(images: Images, canvas: Images, seeds: Sequence[int]) -> Images:
     """Images at a finer level: enlarged, with random-phase detail, and with the exact spectrum.
 
     The detail is that of a random-phase image of the exemplar which the coarser level cannot hold.
@@ -56,14 +57,14 @@ def refine(images: Images, exemplars: Images, seeds: Sequence[int]) -> Images:
 
     Args:
         images: [B, 3, h, w], of the coarser level.
-        exemplars: [B, 3, H, W], of the finer one.
+        canvas: [B, 3, H, W], of the finer one.
         seeds: B seeds of the tasks; the detail has a stream of its own at every level.
 
     Returns:
         [B, 3, H, W]; may leave [0, 1].
     """
-    size, coarser = exemplars.shape[-2:], images.shape[-2:]
+    size, coarser = canvas.shape[-2:], images.shape[-2:]
     own_seeds = [(seed + max(size)) % 2**63 for seed in seeds]
-    drawn = draw_starts(exemplars, own_seeds, "random_phase")
+    drawn = draw_starts(canvas, own_seeds, "random_phase")
     detail = drawn - resize(resize(drawn, *coarser), *size)
-    return project_onto_spectrum(resize(images, *size) + detail, compute_spectrum(exemplars))
+    return project_onto_spectrum(resize(images, *size) + detail, compute_spectrum(canvas))

@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
-from texsynth.config import ConfigError, SynthesisConfig
+from texsynth.canvas import make_canvas
+from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
 from texsynth.images import resize, validate_images
 from texsynth.lanes import LaneBatch
+from texsynth.levels import compute_exemplar_levels, compute_finer_costs, compute_levels
 from texsynth.results import ReferenceLoss, SynthesisResult
 from texsynth.scheduler import Progress, Synthesis
-from texsynth.shapes import Images
+from texsynth.shapes import Images, Size
 from texsynth.start import draw_starts
 from texsynth.tasks import Task, TaskCheckpoint, resume_task, validate_checkpoint
 
@@ -31,11 +33,6 @@ __all__ = [
     "synthesize",
 ]
 
-COARSEST_SIDE = 64
-"""Shorter side of the coarsest level under `levels: auto`, px: three taps under the tap rule."""
-LEVEL_GROWTH = 2
-"""Evaluations at a level over those at the coarser one; as many at both leave the finer one short
-(measured: benchmarks/convergence)."""
 DEFAULT_LANES = 8
 """Lanes unless the caller says how many."""
 NO_CHECKPOINTS: Mapping[int, TaskCheckpoint] = MappingProxyType({})
@@ -47,6 +44,7 @@ def synthesize(
     config: SynthesisConfig,
     network: TextureNetwork,
     *,
+    output_size: Size | None = None,
     start: Images | None = None,
     lanes: int = DEFAULT_LANES,
     device: str | torch.device = "cpu",
@@ -59,6 +57,7 @@ def synthesize(
         seeds: B seeds of the start images.
         config: what is minimised, and how.
         network: from `load_network`; moved to the device.
+        output_size: (height, width) of the textures, px; the exemplars' unless given.
         start: [B, 3, H, W], images to start from instead of drawn ones.
         lanes: tasks worked on at once at one level; memory grows with it.
         device: where the work is done.
@@ -73,10 +72,17 @@ def synthesize(
 
     Raises:
         ValueError: if shapes, counts or pixels do not fit.
-        ConfigError, TapError: if the exemplars are too small for the levels or taps.
+        ConfigError, TapError: if exemplars or textures are too small for the levels or taps.
     """
     synthesis = prepare_synthesis(
-        exemplars, seeds, config, network, start=start, lanes=lanes, device=device
+        exemplars,
+        seeds,
+        config,
+        network,
+        output_size=output_size,
+        start=start,
+        lanes=lanes,
+        device=device,
     )
     return _drive(synthesis, progress)
 
@@ -87,6 +93,7 @@ def prepare_synthesis(
     config: SynthesisConfig,
     network: TextureNetwork,
     *,
+    output_size: Size | None = None,
     start: Images | None = None,
     lanes: int = DEFAULT_LANES,
     device: str | torch.device = "cpu",
@@ -109,78 +116,77 @@ def prepare_synthesis(
         raise ValueError(f"lanes is {lanes}, expected at least 1")
     if start is not None:
         validate_images(start, "start", lanes=len(exemplars))
-    sizes = compute_levels(config, exemplars.shape[-2], exemplars.shape[-1])
+    exemplar_size = (exemplars.shape[-2], exemplars.shape[-1])
+    sizes = compute_levels(config, *(output_size or exemplar_size), exemplar_size)
     _validate_checkpoints(checkpoints, len(exemplars), sizes)
     network = network.to(device)
-    batches = make_batches(network, config, sizes)
+    batches = make_batches(network, config, sizes, exemplar_size)
     tasks = []
     for index, exemplar in enumerate(exemplars.float()):
         if index in checkpoints:
-            point = checkpoints[index]
-            tasks.append(resume_task(point, index, exemplar, config.evaluations, seeds[index]))
+            point, budget = checkpoints[index], config.evaluations
+            task = resume_task(point, index, exemplar, budget, seeds[index], output_size)
+            tasks.append(task)
             continue
         if start is None:
-            coarse = resize(exemplar[None], *sizes[0])
-            image = draw_starts(coarse, [seeds[index]], config.start)[0]
+            image = draw_first_start(exemplar, seeds[index], config, sizes)
         else:
             image = start[index].float()
-        tasks.append(Task(index, exemplar, image, config.evaluations, seeds[index]))
+        tasks.append(Task(index, exemplar, image, config.evaluations, seeds[index], output_size))
     return Synthesis(tasks, batches, network, lanes)
 
 
-def compute_levels(config: SynthesisConfig, height: int, width: int) -> list[tuple[int, int]]:
-    """(height, width) of every level from coarse to fine, the last being the full size.
+def draw_first_start(
+    exemplar: Tensor, seed: int, config: SynthesisConfig, sizes: Sequence[Size]
+) -> Tensor:
+    """The start image of a task, of the coarsest level, [3, h, w].
 
-    Raises:
-        ConfigError: if the coarsest of a given number of levels is too small for any tap.
+    Args:
+        exemplar: [3, H', W'] at full size.
+        seed: of the task.
+        config: says what it starts from.
+        sizes: of the texture at every level, the finest last.
     """
-    halvings = 0
-    if config.levels == "auto":
-        while min(height, width) // 2 ** (halvings + 1) >= COARSEST_SIDE:
-            halvings += 1
-    else:
-        halvings = config.levels - 1
-    if min(height, width) // 2**halvings < 1:
-        raise ConfigError(f"levels is {config.levels}, too many for {width}x{height} px")
-    return [(height // 2**k, width // 2**k) for k in range(halvings, -1, -1)]
+    exemplar_size = (exemplar.shape[-2], exemplar.shape[-1])
+    coarse = resize(exemplar[None], *compute_exemplar_levels(sizes, exemplar_size)[0])
+    return draw_starts(make_canvas(coarse, sizes[0]), [seed], config.start)[0]
 
 
 def make_batches(
-    network: TextureNetwork, config: SynthesisConfig, sizes: Sequence[tuple[int, int]]
+    network: TextureNetwork,
+    config: SynthesisConfig,
+    sizes: Sequence[Size],
+    exemplar_size: Size | None = None,
 ) -> list[LaneBatch]:
     """Empty lanes for every level.
 
+    Args:
+        network: shared by all lanes.
+        config: of the synthesis.
+        sizes: of the texture at every level, the finest last.
+        exemplar_size: at the finest; the texture's unless given.
+
     Raises:
-        TapError: if a level is too small for its taps, or the full size for the reference loss.
+        TapError: if texture or exemplar are too small at a level for its taps, or at full size for
+            the reference loss.
     """
-    full = sizes[-1]
-    for size in sizes:
-        network.resolve_taps(config.taps, *size)
-    network.resolve_taps("reference", *full)
-    finer_costs = compute_finer_costs(sizes)
+    network.resolve_taps("reference", *sizes[-1], exemplar_size)
+    levels = zip(
+        sizes,
+        compute_exemplar_levels(sizes, exemplar_size),
+        compute_finer_costs(sizes),
+        strict=True,
+    )
     return [
-        LaneBatch(network, config, size, full_size=full, finer_cost=finer_cost)
-        for size, finer_cost in zip(sizes, finer_costs, strict=True)
+        LaneBatch(
+            network, config, size, full_size=sizes[-1], exemplar_size=own, finer_cost=finer_cost
+        )
+        for size, own, finer_cost in levels
     ]
 
 
-def compute_finer_costs(sizes: Sequence[tuple[int, int]]) -> list[float]:
-    """What all finer levels spend for one evaluation at a level, in evaluations at full size.
-
-    Every level gets LEVEL_GROWTH times as many evaluations as the coarser one.
-
-    Args:
-        sizes: (height, width) of every level, the finest last.
-    """
-    costs = [math.prod(size) / math.prod(sizes[-1]) for size in sizes]
-    finer_costs = [0.0]
-    for cost in reversed(costs[1:]):
-        finer_costs.insert(0, LEVEL_GROWTH * (cost + finer_costs[0]))
-    return finer_costs
-
-
 def _validate_checkpoints(
-    checkpoints: Mapping[int, TaskCheckpoint], exemplars: int, sizes: Sequence[tuple[int, int]]
+    checkpoints: Mapping[int, TaskCheckpoint], exemplars: int, sizes: Sequence[Size]
 ) -> None:
     for index, checkpoint in checkpoints.items():
         if not 0 <= index < exemplars:

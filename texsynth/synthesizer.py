@@ -15,15 +15,15 @@ from texsynth.features import TextureNetwork
 from texsynth.images import (
     image_to_tensor,
     load_exemplar,
-    resize,
     tensor_to_pil,
     validate_images,
 )
 from texsynth.lanes import LaneBatch
+from texsynth.levels import compute_levels
 from texsynth.results import SynthesisResult, finish_task
 from texsynth.scheduler import Progress
-from texsynth.start import draw_starts
-from texsynth.synthesis import compute_levels, make_batches
+from texsynth.shapes import Size
+from texsynth.synthesis import draw_first_start, make_batches
 from texsynth.tasks import CurvePoint, Task
 from texsynth.weights import load_network
 
@@ -38,6 +38,7 @@ class TextureSynthesizer:
         weights: a weights name or path as `load_network` takes it, or a loaded network.
         config: what is minimised; the `default` preset unless given.
         size: side, or (height, width), px, that a path is cropped and resized to.
+        output_size: (height, width) of the textures, px; the exemplar's unless given.
         name: of the exemplar in file names; by default the file's, or `texture`.
         device: where the work is done.
 
@@ -52,7 +53,8 @@ class TextureSynthesizer:
         weights: str | Path | TextureNetwork = "imagenet",
         *,
         config: SynthesisConfig | None = None,
-        size: int | tuple[int, int] | None = 256,
+        size: int | Size | None = 256,
+        output_size: Size | None = None,
         name: str | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -65,6 +67,7 @@ class TextureSynthesizer:
         if not isinstance(weights, TextureNetwork):
             weights = load_network(weights)
         self.network: TextureNetwork = weights.to(device)
+        self.output_size = output_size
         self.config = config or SynthesisConfig.preset("default")
         self.result: SynthesisResult | None = None
         self._task: Task | None = None
@@ -105,18 +108,19 @@ class TextureSynthesizer:
 
         Raises:
             ValueError: if exemplar or start have pixels that are not finite.
-            ConfigError, TapError: if the exemplar is too small for the levels or taps.
+            ConfigError, TapError: if exemplar or texture are too small for the levels or taps.
         """
         exemplar = self.exemplar[None]
         validate_images(exemplar, "exemplar")
-        sizes = compute_levels(self.config, *exemplar.shape[-2:])
-        batches = make_batches(self.network, self.config, sizes)
+        exemplar_size = (exemplar.shape[-2], exemplar.shape[-1])
+        sizes = compute_levels(self.config, *(self.output_size or exemplar_size), exemplar_size)
+        batches = make_batches(self.network, self.config, sizes, exemplar_size)
         if start is None:
-            start = draw_starts(resize(exemplar, *sizes[0]), [seed], self.config.start)[0]
+            start = draw_first_start(self.exemplar, seed, self.config, sizes)
         validate_images(start[None], "start")
         budget = self.config.evaluations if evaluations is None else evaluations
         _validate_budget(budget)
-        task = Task(0, self.exemplar, start.float(), budget, seed)
+        task = Task(0, self.exemplar, start.float(), budget, seed, self.output_size)
         batches[0].admit([task])
         self._task, self._batches, self.result = task, batches, None
         return self._finish(task, progress)
@@ -166,8 +170,12 @@ class TextureSynthesizer:
 
     def show(self) -> None:
         """Open exemplar and texture side by side in the system's image viewer."""
-        pair = torch.cat([self.exemplar, image_to_tensor(self.output_image)], dim=2)
-        tensor_to_pil(pair).show()
+        pair = [tensor_to_pil(self.exemplar), self.output_image]
+        height = max(picture.height for picture in pair)
+        sheet = Image.new("RGB", (sum(picture.width for picture in pair), height))
+        for picture, left in zip(pair, (0, pair[0].width), strict=True):
+            sheet.paste(picture, (left, 0))
+        sheet.show()
 
     def _finish(self, task: Task, progress: Callable[[Progress], None] | None) -> Image.Image:
         """Run the levels that are left to their ends and measure the result."""

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from texsynth.shapes import Size
+
 StopReason = Literal["plateau", "budget", "time_limit", "diverged"]
 
 CURVE_POINTS = 64
@@ -68,11 +70,12 @@ class Task:
 
     Args:
         index: its number among the caller's exemplars.
-        exemplar: [3, H, W] at full size.
+        exemplar: [3, H', W'] at full size.
         image: [3, h, w], to go on from: of the level before, or of a checkpoint; the start image
             at first.
         budget: evaluations at full size that may be spent in all.
         seed: of what is drawn for it.
+        output_size: of the texture; None is the exemplar's.
         level: index of the level that it is at, or waits for.
         level_evaluations: spent at that level.
         begun: whether it has been on a lane, of this process.
@@ -91,6 +94,7 @@ class Task:
     image: Tensor
     budget: float
     seed: int = 0
+    output_size: Size | None = None
     level: int = 0
     level_evaluations: int = 0
     begun: bool = False
@@ -106,6 +110,11 @@ class Task:
     curve: list[CurvePoint] = field(default_factory=list)
     readings: list[tuple[int, float]] = field(default_factory=list)
     resumed_at: tuple[float, ...] = ()
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the texture, px."""
+        return self.output_size or (self.exemplar.shape[-2], self.exemplar.shape[-1])
 
     def begin(self) -> None:
         """Note that it is on a lane, and that it went on from a checkpoint, if it did."""
@@ -159,16 +168,22 @@ class Task:
 
 
 def resume_task(
-    checkpoint: TaskCheckpoint, index: int, exemplar: Tensor, budget: float, seed: int
+    checkpoint: TaskCheckpoint,
+    index: int,
+    exemplar: Tensor,
+    budget: float,
+    seed: int,
+    output_size: Size | None = None,
 ) -> Task:
     """The task of a checkpoint, to go on under an index of its own.
 
     Args:
         checkpoint: one that `validate_checkpoint` lets pass.
         index: number of the exemplar from here on.
-        exemplar: [3, H, W] at full size.
+        exemplar: [3, H', W'] at full size.
         budget: evaluations at full size, those before the checkpoint included.
         seed: of the task.
+        output_size: of the texture; None is the exemplar's.
     """
     return Task(
         index,
@@ -176,6 +191,7 @@ def resume_task(
         checkpoint.image,
         budget,
         seed,
+        output_size,
         level=checkpoint.level,
         level_evaluations=checkpoint.level_evaluations,
         spent=checkpoint.spent,
@@ -187,14 +203,12 @@ def resume_task(
     )
 
 
-def validate_checkpoint(
-    checkpoint: TaskCheckpoint, sizes: Sequence[tuple[int, int]], name: str
-) -> None:
+def validate_checkpoint(checkpoint: TaskCheckpoint, sizes: Sequence[Size], name: str) -> None:
     """Raise unless a checkpoint fits the levels.
 
     Args:
         checkpoint: to be resumed.
-        sizes: (height, width) of every level, px, from coarse to fine.
+        sizes: of the texture at every level, from coarse to fine.
         name: of the checkpoint, in the message.
 
     Raises:

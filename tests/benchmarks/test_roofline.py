@@ -14,8 +14,8 @@ from benchmarks.lane_memory import measure_peak
 from benchmarks.roofline import Pieces, count_flop, make_lane, time_runs
 from texsynth import LBFGSConfig, SynthesisConfig, TextureNetwork, TextureObjective, load_network
 from texsynth.config import PresetName, Weighting
+from texsynth.levels import compute_levels
 from texsynth.memory import estimate_lane_bytes
-from texsynth.synthesis import compute_levels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,6 +53,30 @@ def test_a_lane_takes_the_memory_that_is_estimated(
     grown = (peaks[1] - peaks[0]) / 2
     estimate = estimate_lane_bytes(network, config, compute_levels(config, side, side))
     assert grown == pytest.approx(estimate, rel=0.15)
+
+
+@pytest.mark.slow
+def test_it_grows_as_the_area_of_the_texture(network: TextureNetwork) -> None:
+    config, exemplar = dataclasses.replace(config_of(), levels=2), load_calibration_images(32)[:1]
+    estimates = []
+    for size in ((32, 32), (64, 96)):
+        peaks = [measure_peak(network, config, exemplar, lanes, size) for lanes in (1, 2)]
+        sizes = compute_levels(config, *size, (32, 32))
+        estimates.append(estimate_lane_bytes(network, config, sizes, (32, 32)))
+        assert peaks[1] - peaks[0] == pytest.approx(estimates[-1], rel=0.15)
+    # What is not of pixels, such as Gram matrices, does not grow.
+    assert 5 < estimates[1] / estimates[0] < 6
+
+
+@pytest.mark.slow
+def test_an_exemplar_much_larger_than_the_texture_takes_more_than_a_lane(
+    network: TextureNetwork,
+) -> None:
+    config, exemplar = dataclasses.replace(config_of(), levels=1), load_calibration_images(96)[:1]
+    peak = measure_peak(network, config, exemplar, 1, (32, 32))
+    estimate = estimate_lane_bytes(network, config, [(32, 32)], (96, 96))
+    assert peak == pytest.approx(estimate, rel=0.15)
+    assert estimate > 2 * estimate_lane_bytes(network, config, [(32, 32)])
 
 
 @pytest.mark.parametrize("weighting", ["none", "sensitivity"])

@@ -7,8 +7,8 @@ import pytest
 from pipeline.capacity import PROCESS_BYTES, count_cpu_actors, estimate_actor_bytes
 from pipeline.config import RunConfig
 from texsynth import load_network
+from texsynth.levels import compute_levels
 from texsynth.memory import estimate_lane_bytes
-from texsynth.synthesis import compute_levels
 
 GIB = 2.0**30
 

@@ -20,8 +20,8 @@ from pipeline.resume import RunMismatchError
 from pipeline.run import run_manifest
 from texsynth import ConfigError, SynthesisConfig, WeightsError, load_network, synthesize
 from texsynth.config import Weighting
+from texsynth.levels import compute_levels
 from texsynth.sensitivity import PROBE_COST
-from texsynth.synthesis import compute_levels
 
 MakeConfig = Callable[..., RunConfig]
 MakeManifest = Callable[..., Path]

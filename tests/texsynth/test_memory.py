@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
 import torch
 
-from texsynth import LBFGSConfig, SynthesisConfig, TapError, TextureNetwork
+from texsynth import LBFGSConfig, SynthesisConfig, TapError, TextureNetwork, load_network
+from texsynth.levels import compute_levels
 from texsynth.memory import (
     CPU_LANES,
     EVALUATION_MATRICES,
@@ -105,3 +107,28 @@ def test_the_target_spectrum_is_kept(network: TextureNetwork, spectrum: Any, num
 def test_a_size_too_small_for_any_tap_is_refused(network: TextureNetwork) -> None:
     with pytest.raises(TapError, match="image of 15x15 px"):
         estimate_lane_bytes(network, config_of(), [(15, 15)])
+
+
+def test_a_lane_grows_as_the_area_of_the_texture_whatever_its_exemplar() -> None:
+    vgg, config = load_network("random:0"), config_of(100)
+    sides = [256, 512, 1024]
+    lanes = [
+        estimate_lane_bytes(vgg, config, compute_levels(config, side, side, (128, 128)), (128, 128))
+        for side in sides
+    ]
+    for before, after in itertools.pairwise(lanes):
+        assert after / before == pytest.approx(4, rel=0.05)
+    # The exemplar decides on the taps: to pool3, not to pool5.
+    own = estimate_lane_bytes(vgg, config, compute_levels(config, 1024, 1024))
+    assert own > lanes[-1]
+    assert choose_lanes(vgg, config, [(1024, 1024)], (128, 128), free_bytes=80 * 2**30) > 1
+
+
+def test_a_small_texture_of_a_large_exemplar_needs_the_room_for_its_targets(
+    network: TextureNetwork,
+) -> None:
+    def estimate(side: int) -> int:
+        return estimate_lane_bytes(network, config_of(), [(32, 32)], (side, side))
+
+    assert estimate(32) == estimate_lane_bytes(network, config_of(), [(32, 32)])
+    assert estimate(1024) - estimate(512) == pytest.approx(4 * (3 * 64 + 3) * (1024**2 - 512**2))

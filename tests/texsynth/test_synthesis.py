@@ -24,9 +24,9 @@ from texsynth import (
 )
 from texsynth.config import Weighting
 from texsynth.lanes import LaneBatch
+from texsynth.levels import compute_finer_costs, compute_levels
 from texsynth.sensitivity import PROBE_COST
 from texsynth.start import draw_starts
-from texsynth.synthesis import compute_finer_costs, compute_levels
 from texsynth.tasks import CURVE_POINTS, Task
 
 MakeNetwork = Callable[..., TextureNetwork]
