@@ -6,10 +6,12 @@ OUT/dtd/dtd/images/CATEGORY/NAME.png, and OUT/dtd/dtd/labels/SPLITk.txt for each
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from pipeline.export.loose import LooseFiles
 from pipeline.export.staging import Staging
-from pipeline.export.textures import Textures
-from pipeline.manifest.sources import DTD_SPLITS
+from pipeline.export.textures import BLENDED, Textures
+from pipeline.manifest.sources import DTD_SPLITS, JOINT_LABELS, JOINT_LABELS_FILE
 from pipeline.selection import SelectionError
 
 ROOT = "dtd/dtd"
@@ -19,7 +21,8 @@ class DTDLayout(LooseFiles):
     """DTD's own layout.
 
     The lists are those of every partition whose split the run's rows carry. Where they carry none,
-    the splits of the selection are those of partition 1.
+    the splits of the selection are those of partition 1. A texture blended of two exemplars is in
+    a list only if both are, as far as the exported textures tell.
 
     Raises:
         SelectionError: A split is none of DTD's, or no texture is in any.
@@ -31,9 +34,12 @@ class DTDLayout(LooseFiles):
         super().__init__([f"{ROOT}/images/{line}" for line in self._lines])
         names = textures.split_columns
         columns = dict(zip(_partitions(names), names, strict=True)) or {1: "split"}
-        self._splits: dict[int, list[str | None]] = {
-            partition: textures.table[name].to_pylist() for partition, name in columns.items()
+        self._splits = {
+            partition: _common_splits(textures.table, name) for partition, name in columns.items()
         }
+        self._joint: list[list[str] | None] | None = None
+        if JOINT_LABELS in textures.table.column_names:
+            self._joint = textures.table[JOINT_LABELS].to_pylist()
         found = {split for splits in self._splits.values() for split in splits} - {None}
         if not found or not found <= set(DTD_SPLITS):
             raise SelectionError(
@@ -47,8 +53,27 @@ class DTDLayout(LooseFiles):
             for wanted in DTD_SPLITS:
                 chosen = zip(self._lines, splits, strict=True)
                 lines = [f"{line}\n" for line, split in chosen if split == wanted]
-                with staging.writing(f"{ROOT}/labels/{wanted}{partition}.txt") as path:
-                    path.write_text("".join(sorted(lines)), encoding="utf-8", newline="\n")
+                _write_lines(staging, f"{wanted}{partition}.txt", lines)
+        if self._joint is not None:
+            labelled = zip(self._lines, self._joint, strict=True)
+            lines = [f"{line} {' '.join(labels)}\n" for line, labels in labelled if labels]
+            _write_lines(staging, JOINT_LABELS_FILE.name, lines)
+
+
+def _write_lines(staging: Staging, name: str, lines: list[str]) -> None:
+    with staging.writing(f"{ROOT}/labels/{name}") as path:
+        path.write_text("".join(sorted(lines)), encoding="utf-8", newline="\n")
+
+
+def _common_splits(table: pa.Table, column: str) -> list[str | None]:
+    """Of each texture, the split of its parent; of a blend, that of both, None if they differ."""
+    splits: list[str | None] = table[column].to_pylist()
+    if BLENDED[0] not in table.column_names:
+        return splits
+    split_of = dict(zip(table["exemplar_id"].to_pylist(), splits, strict=True))
+    seconds = table[BLENDED[0]].to_pylist()
+    pairs = zip(splits, map(split_of.get, seconds), seconds, strict=True)
+    return [first if second is None or other == first else None for first, other, second in pairs]
 
 
 def _partitions(columns: tuple[str, ...]) -> list[int]:

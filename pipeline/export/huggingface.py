@@ -59,14 +59,13 @@ class HuggingFaceDataset:
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of the files, with the features that `datasets` reads from the metadata."""
+        """Columns of the files; `datasets` derives those features from them that it is not told."""
         fields = [pa.field("image", IMAGE), pa.field("label", pa.int64())]
         fields += [*self._description.schema, pa.field("sha256", pa.string())]
-        features: dict[str, Any] = {
-            field.name: {"dtype": str(field.type), "_type": "Value"} for field in fields
+        features = {
+            "image": {"_type": "Image"},
+            "label": {"names": list(self._textures.classes), "_type": "ClassLabel"},
         }
-        features["image"] = {"_type": "Image"}
-        features["label"] = {"names": list(self._textures.classes), "_type": "ClassLabel"}
         metadata = json.dumps({"info": {"features": features}})
         return pa.schema(fields, metadata={b"huggingface": metadata})
 
@@ -108,9 +107,7 @@ class HuggingFaceDataset:
 
     def _head(self, sizes: dict[str, int]) -> dict[str, Any]:
         """What the Hub and `datasets` read; `sizes` in bytes by split."""
-        features: list[dict[str, Any]] = [
-            {"name": field.name, "dtype": str(field.type)} for field in self.schema
-        ]
+        features = [_feature(field) for field in self.schema]
         features[0]["dtype"] = "image"
         classes = {str(number): name for number, name in enumerate(self._textures.classes)}
         features[1]["dtype"] = {"class_label": {"names": classes}}
@@ -134,3 +131,10 @@ class HuggingFaceDataset:
             },
             "configs": [{"config_name": "default", "data_files": files}],
         }
+
+
+def _feature(field: pa.Field) -> dict[str, Any]:
+    """A column as the card's head has it."""
+    if pa.types.is_list(field.type):
+        return {"name": field.name, "sequence": str(field.type.value_type)}
+    return {"name": field.name, "dtype": str(field.type)}

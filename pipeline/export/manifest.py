@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from pipeline.export.textures import Textures
+from pipeline.manifest.sources import JOINT_LABELS
 
 MANIFEST = "manifest.csv"
 """Written last: with it, an export is whole."""
@@ -17,6 +18,8 @@ RENAMED = {
     "parent_id": "exemplar_id",
     "parent_sha256": "exemplar_sha256",
     "parent_crop": "crop",
+    "second_parent_id": "blend_exemplar_id",
+    "second_parent_sha256": "blend_exemplar_sha256",
     "synthesis_task_id": "task_id",
     "synthesis_variation": "variation",
     "synthesis_seed": "seed",
@@ -26,23 +29,24 @@ RENAMED = {
 
 
 def describe_textures(textures: Textures) -> pa.Table:
-    """What a manifest says of each texture, but for `path` and `sha256`.
+    """What is said of each texture in manifests, shards and files, but for `path` and `sha256`.
 
     `split` is that of the selection's partition, the columns `split_K` are those of all.
     """
     table = textures.table
-    kept = ["category", "split", *textures.split_columns, "width", "height"]
+    kept = ["category", "split", *textures.split_columns, JOINT_LABELS, "width", "height"]
+    there = set(table.column_names)
     return pa.table(
         {
             "exemplar_id": pa.array(textures.names, pa.string()),
-            **{name: table[name] for name in kept},
-            **{name: table[column] for name, column in RENAMED.items()},
+            **{name: table[name] for name in kept if name in there},
+            **{name: table[column] for name, column in RENAMED.items() if column in there},
         }
     )
 
 
 def manifest_table(textures: Textures, paths: list[str], sha256: list[str]) -> pa.Table:
-    """The rows of `manifest.csv`.
+    """The rows of `manifest.csv`, which has no place for the list of joint labels.
 
     Args:
         textures: What was exported.
@@ -52,4 +56,5 @@ def manifest_table(textures: Textures, paths: list[str], sha256: list[str]) -> p
     table = describe_textures(textures)
     table = table.add_column(1, "path", pa.array(paths, pa.string()))
     place = table.column_names.index("width")
-    return table.add_column(place, "sha256", pa.array(sha256, pa.string()))
+    table = table.add_column(place, "sha256", pa.array(sha256, pa.string()))
+    return table.select([name for name in table.column_names if name != JOINT_LABELS])

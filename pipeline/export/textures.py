@@ -15,12 +15,18 @@ from pipeline.committed import Scan, read_from_scan, read_rows
 from pipeline.export.names import make_names
 from pipeline.labels import list_classes
 from pipeline.manifest.checks import SPLIT_COLUMNS
+from pipeline.manifest.sources import JOINT_LABELS
+from pipeline.parents import PARENTS
 from pipeline.rundir import RunDirectory
 from pipeline.selection import LOCATED, Selection, SelectionError, locate_rows, read_images
 from pipeline.shards import ROW_GROUP_ROWS, compute_rows_digest
 
 UNCATEGORISED = "uncategorised"
 UNASSIGNED = "unassigned"
+BLENDED = PARENTS[1][::2]
+"""Columns that name a second parent, id and SHA-256, of textures that are blended of two."""
+CARRIED = (*SPLIT_COLUMNS, JOINT_LABELS, *BLENDED)
+"""Columns of an export that a run need not have."""
 MADE_BY = ("preset", "config_fingerprint", "weights", "weights_sha256", "texsynth_version")
 """Columns that say what made a texture."""
 MEASURES = (
@@ -40,8 +46,7 @@ class Textures:
     Attributes:
         run: The run.
         selection: What was chosen.
-        table: `LOCATED`, then `attempts`, those of SPLIT_COLUMNS that the run has, MADE_BY and
-            MEASURES.
+        table: `LOCATED`, then `attempts`, those of CARRIED that the run has, MADE_BY and MEASURES.
         classes: All categories of the run, sorted, whatever was chosen, so that two exports of one
             run have the same labels; UNCATEGORISED after them if a texture has none.
     """
@@ -145,8 +150,8 @@ def load_textures(run: RunDirectory, selection: Selection) -> Textures:
 
 def _read_further(scan: Scan) -> pa.Table:
     """Columns of all rows that locating them does not read."""
-    splits = [name for name in SPLIT_COLUMNS if name in scan.schema.names]
-    return read_rows(scan, scan.winners, ["task_id", "attempts", *splits, *MADE_BY, *MEASURES])
+    carried = [name for name in CARRIED if name in scan.schema.names]
+    return read_rows(scan, scan.winners, ["task_id", "attempts", *carried, *MADE_BY, *MEASURES])
 
 
 def _filled(column: pa.ChunkedArray, value: str) -> list[str]:

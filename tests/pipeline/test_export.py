@@ -32,7 +32,14 @@ from pipeline.shards import commit_rows
 Row = dict[str, Any]
 Call = Callable[..., tuple[int, str, str]]
 SPLITS = ("train", "val", "test")
-CARRIED = pa.schema([("split_1", pa.string()), ("split_2", pa.string())])
+BLENDED = ("blend_exemplar_id", "blend_exemplar_sha256")
+OPTIONAL = pa.schema(
+    [
+        *((name, pa.string()) for name in ("split_1", "split_2", *BLENDED)),
+        ("joint_labels", pa.list_(pa.string())),
+    ]
+)
+CARRIED = pa.schema([field for field in OPTIONAL if field.name not in RESERVED_COLUMNS])
 CATEGORIES = ("bark", "Bark", "../moss", None)
 CLASSES = ["../moss", "Bark", "bark", "uncategorised"]
 EVERYTHING = Selection(accepted_only=False)
@@ -51,6 +58,10 @@ def rows(make_row: Callable[..., Row]) -> list[Row]:
             "split": SPLITS[exemplar % 3],
             "split_1": SPLITS[exemplar % 3],
             "split_2": SPLITS[exemplar // 4] if exemplar else None,
+            "joint_labels": ["soft", f"l{exemplar}"] if exemplar else None,
+            # Second parents: in the same split of one partition, of both, and not exported.
+            "blend_exemplar_id": {6: "x.6", 8: "x.7", 10: "x.99"}.get(number),
+            "blend_exemplar_sha256": f"{exemplar + 3:064d}" if number in (6, 8, 10) else None,
             "variation": number % 2,
             "seed": number,
             "height": 8,
@@ -124,6 +135,8 @@ def test_the_manifest_has_a_row_for_each_texture(
         same = {name: entry[name] for name in ("category", "split_1", "split_2", "width", "height")}
         assert same == {name: row[name] for name in same}
         assert entry["split"] == row["split_2"]
+        assert entry["second_parent_id"] == row["blend_exemplar_id"]
+        assert entry["second_parent_sha256"] == row["blend_exemplar_sha256"]
         assert entry["synthesis_seed"] == str(row["seed"])
         if form in ("folder", "dtd"):
             assert (out / entry["path"]).read_bytes() == png
@@ -161,6 +174,40 @@ def test_one_split_needs_no_folder_of_its_own(
     }
 
 
+def split_of_parents(row: Row, partition: int, rows: list[Row]) -> str | None:
+    """The split of a texture's parent, or of both parents of a blend."""
+    column = f"split_{partition}"
+    second = row["blend_exemplar_id"]
+    if second is None:
+        return row[column]
+    splits = {other[column] for other in rows if other["exemplar_id"] == second}
+    return row[column] if splits == {row[column]} else None
+
+
+def test_blends_of_every_kind_are_among_the_rows(chosen: list[Row]) -> None:
+    blends = [row for row in chosen if row["blend_exemplar_id"]]
+    splits = [[split_of_parents(row, k, chosen) for k in (1, 2)] for row in blends]
+    assert splits == [["train", None], ["val", "val"], [None, None]]
+
+
+def test_dtds_layout_has_the_joint_labels(
+    filled: RunDirectory, chosen: list[Row], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    export_run(filled, "dtd", out, Selection())
+    found = {
+        row["synthesis_task_id"]: row["path"].removeprefix("dtd/dtd/images/")
+        for row in manifest_rows(out)
+    }
+    lines = [
+        " ".join([found[row["task_id"]], *row["joint_labels"]])
+        for row in chosen
+        if row["joint_labels"]
+    ]
+    stored = (out / "dtd/dtd/labels/labels_joint_anno.txt").read_text()
+    assert stored.splitlines() == sorted(lines)
+
+
 @pytest.mark.parametrize("partition", [1, 2])
 def test_torchvision_reads_dtds_layout(
     filled: RunDirectory, chosen: list[Row], tmp_path: Path, partition: int
@@ -170,8 +217,9 @@ def test_torchvision_reads_dtds_layout(
     for split in SPLITS:
         dataset = DTD(tmp_path / "out", split=split, partition=partition)
         found = [(pixels_of(image), names[dataset.classes[label]]) for image, label in dataset]
-        wanted = [row for row in chosen if row[f"split_{partition}"] == split]
-        assert Counter(found) == expected(wanted)
+        assert Counter(found) == expected(
+            [row for row in chosen if split_of_parents(row, partition, chosen) == split]
+        )
 
 
 def test_dtds_layout_of_a_run_without_partitions(
@@ -195,6 +243,7 @@ def test_webdataset_reads_shards(filled: RunDirectory, chosen: list[Row], tmp_pa
     export_run(filled, "webdataset", out, Selection(), shard_rows=3)
     assert json.loads((out / "classes.json").read_text()) == CLASSES
     paths = {row["path"]: row for row in manifest_rows(out)}
+    of_task = {row["task_id"]: row for row in chosen}
     for split in SPLITS:
         shards = sorted(str(path) for path in out.glob(f"{split}-*.tar"))
         wanted = [row for row in chosen if row["split"] == split]
@@ -205,6 +254,8 @@ def test_webdataset_reads_shards(filled: RunDirectory, chosen: list[Row], tmp_pa
             found.append((pixels_of(sample["png"]), CLASSES[sample["cls"]]))
             row = paths[f"{Path(sample['__url__']).name}/{sample['__key__']}.png"]
             about = {name: value for name, value in row.items() if name != "path"}
+            labels = sample["json"].pop("joint_labels")
+            assert labels == of_task[row["synthesis_task_id"]]["joint_labels"]
             said = {**sample["json"], "synthesis_seed": str(sample["json"]["synthesis_seed"])}
             for name in ("parent_crop", "synthesis_variation"):
                 said[name] = str(said[name])
@@ -246,6 +297,8 @@ def test_hugging_face_reads_its_directory(
         raw = loaded[split].cast_column("image", datasets.Image(decode=False))
         digests = [hashlib.sha256(row["image"]["bytes"]).hexdigest() for row in raw]
         assert digests == raw["sha256"][:]
+        labels = {row["task_id"]: row["joint_labels"] for row in wanted}
+        assert dict(zip(raw["synthesis_task_id"], raw["joint_labels"], strict=True)) == labels
 
 
 def test_hugging_face_misses_a_file_that_is_gone(filled: RunDirectory, tmp_path: Path) -> None:
