@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +32,7 @@ from pipeline.stream import shuffle
 
 Row = dict[str, Any]
 CATEGORIES = ("braided", "crosshatched", "bubbly", "lined")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
 
@@ -376,3 +380,43 @@ def test_rows_that_moved_are_not_taken_for_others(
     with pytest.raises(SelectionError, match="its rows were moved"):
         textures[0]
     assert len(list(SyntheticTextures(run))) == 2
+
+
+@pytest.fixture
+def in_its_folder(
+    finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunDirectory:
+    """The run as the README calls it, from the folder that it is called from."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "photos").symlink_to(finished.path)
+    monkeypatch.chdir(tmp_path)
+    return finished
+
+
+@pytest.mark.usefixtures("in_its_folder")
+def test_the_snippet_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    _, snippet = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(compile(snippet, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    sizes = [re.fullmatch(r".*\[(\d+), 3, 64, 64\]\) torch.Size\(\[(\d+)\]\)", x) for x in lines]
+    assert [size.groups() for size in sizes if size] == [("16", "16")] * 9 + [("6", "6")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("library", ["ray.data", "datasets"])
+def test_ray_and_datasets_read_a_run_as_the_readme_says(
+    in_its_folder: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    (call,) = re.findall(rf"`({library}\.\w+\(.*?\))`", README)
+    rows = "rows.iter_rows()" if library == "ray.data" else "rows['train']"
+    image = "row['image']['bytes']" if library == "ray.data" else "row['image'].tobytes()"
+    code = f"import {library}\nrows = {call}\n"
+    code += f"for row in {rows}: print('row', row['task_id'], {image} is not None)"
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    command = [sys.executable, "-c", code.replace("print('row'", "row['image'] and print('row'")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    read = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("row ")]
+    textures = SyntheticTextures(in_its_folder, accepted_only=False)
+    assert sorted(read) == sorted(textures.rows["task_id"].to_pylist())
