@@ -75,8 +75,8 @@ def export_run(
     Raises:
         ExportError: Refused; nothing was changed.
         NotARunError: It is no run directory.
-        SelectionError: No texture is chosen, the form cannot have these, or the run was changed
-            meanwhile: then the same call goes on.
+        SelectionError: No texture is chosen, the form cannot have these, a file of the run is
+            damaged, or was changed meanwhile: then the same call goes on.
         OSError: The disk is full, or the like; the same call goes on.
     """
     if form not in FORMS:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.committed import Scan, read_from_scan, read_rows
+from pipeline.committed import Scan, UnreadableFileError, read_from_scan, read_rows
 from pipeline.export.names import make_names
 from pipeline.labels import list_classes
 from pipeline.manifest.checks import SPLIT_COLUMNS
@@ -116,15 +116,18 @@ class Textures:
         As many images as a row group has are held at a time.
 
         Raises:
-            SelectionError: The run was changed meanwhile; load the textures again.
-            UnreadableFileError: A file of the run is damaged.
+            SelectionError: A file of the run is damaged, or was changed meanwhile.
         """
         for start in range(0, len(numbers), ROW_GROUP_ROWS):
             batch = numbers[start : start + ROW_GROUP_ROWS]
             located = self.table.select(LOCATED.names).take(pa.array(batch))
             located = located.append_column("number", pa.array(batch))
             stored = located.sort_by([(name, "ascending") for name in LOCATED.names[-3:]])
-            pngs = {row["number"]: png for row, png in read_images(self.run, stored)}
+            try:
+                pngs = {row["number"]: png for row, png in read_images(self.run, stored)}
+            except UnreadableFileError as error:
+                mend = f"`texsynth verify {self.run.path}` says how to mend it"
+                raise SelectionError(f"{error}; {mend}") from error
             yield from ((int(number), pngs[number]) for number in batch)
 
 

@@ -100,7 +100,7 @@ def test_killed_anywhere_it_ends_as_one_that_was_not(
     export(form, tmp_path / "whole")
     whole = contents(tmp_path / "whole")
     kills = 0
-    for rename in range(0, 60, 3):
+    for rename in range(0, 60, 4):
         out = tmp_path / f"killed-{rename}"
         with monkeypatch.context() as patches:
             kill_at(patches, rename)
@@ -223,6 +223,26 @@ def test_a_killed_overwriting_goes_on(
         else:
             export_run(filled, "dtd", out, EVERYTHING, overwrite=True)
         assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_damaged_file_of_the_run(
+    filled: RunDirectory,
+    tmp_path: Path,
+    call: Call,
+    damage_column: Callable[[Path, str], None],
+) -> None:
+    shard = min(filled.shards.glob("*.parquet"))
+    whole = shard.read_bytes()
+    damage_column(shard, "image.bytes")
+    out = tmp_path / "out"
+    words = ("export", filled.path, "--all", "--to", "hf", "--out", out)
+    code, _, err = call(*words)
+    assert code == 2
+    assert shard.name in err
+    assert "texsynth verify" in err
+    assert not (out / "manifest.csv").exists()
+    shard.write_bytes(whole)
+    assert call(*words)[0] == 0
 
 
 def test_two_do_not_write_one_export(export: Export, tmp_path: Path) -> None:
