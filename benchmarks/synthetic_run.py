@@ -29,8 +29,8 @@ CURVE_POINTS = 64
 ROWS_PER_SHARD = 1024
 TAPS = ["relu1_1", "pool1", "pool2", "pool3", "pool4", "pool5"]
 FAILED_SHARE = 0.02
-COMPUTED = ("flag_rules",)
-"""Given by `compute_flags` to rows without them."""
+COMPUTED = ("flag_rules", "tries")
+"""Null in a row as it is made: given by `compute_flags`, and by further tries."""
 BEGUN = np.datetime64("2026-01-01T00:00:00", "ms")
 
 

@@ -39,6 +39,7 @@ from pipeline.schema import SchemaError, row_schema
 from pipeline.session import StopWatch
 from pipeline.shards import ShardWriter
 from pipeline.tail import CommittedTasks
+from pipeline.tries import Tries
 from pipeline.watchdog import Watchdog
 from texsynth.images import image_to_tensor
 from texsynth.memory import choose_lanes
@@ -125,9 +126,11 @@ class SynthesisActor:
         self._lanes = self._choose_lanes()
         self._synthesis_seconds = 0.0
         self._committed = CommittedTasks(self._run)
+        schema = row_schema(record.carried)
+        self._tries = Tries(self._run, schema, self._config.retry_flagged)
         self._writer = ShardWriter(
             self._run,
-            row_schema(record.carried),
+            schema,
             flush_seconds=self._config.flush_seconds,
             on_commit=self._forget,
         )
@@ -137,6 +140,7 @@ class SynthesisActor:
     def __call__(self, tasks: pa.Table) -> pa.Table:
         """Synthesise a block of tasks; all its rows are committed on return.
 
+        Textures that are not accepted are tried again under other seeds, as often as the run says.
         Tasks of the block that have rows already are passed over, and so is what is left of it
         once the session was asked to stop.
 
@@ -144,7 +148,7 @@ class SynthesisActor:
             tasks: columns of a task, `attempts` so far, and those of `pipeline.prepare.PREPARED`.
 
         Returns:
-            One row of SUMMARY per task done.
+            One row of SUMMARY per texture made.
 
         Raises:
             OSError: if rows or attempts cannot be written; committed rows stay.
@@ -154,11 +158,9 @@ class SynthesisActor:
         self._synthesis_seconds = 0.0
         try:
             with self._watchdog.working() if self._watchdog else contextlib.nullcontext():
-                for made in self._rows(self._committed.without(tasks.to_pylist())):
-                    row = self._add(made)
-                    self.row_ended(row)
-                    summaries.append({name: row.get(name) for name in SUMMARY.names})
-                self._writer.flush()
+                for made in self._rows_and_tries(tasks.to_pylist()):
+                    self.row_ended(made)
+                    summaries.append({name: made.get(name) for name in SUMMARY.names})
         finally:
             # Whatever ended the block, this process lives: no attempt of it is a death.
             with contextlib.suppress(OSError):
@@ -194,13 +196,26 @@ class SynthesisActor:
             "synthesis_seconds": self._synthesis_seconds,
         }
 
+    def _rows_and_tries(self, block: list[Row]) -> Iterator[Row]:
+        """The rows made for a block, round by round; committed are the best ones of its tasks."""
+        left = self._tries.begin(block, self._committed.without(block))
+        while left:
+            for made in self._rows(left):
+                yield self._add(made)
+            # Before a task is begun again: what is forgotten of it with its row is of this try.
+            self._writer.flush()
+            left = self._tries.take_due(block)
+
     def _add(self, row: Row) -> Row:
-        """Hand a row to the writer; one that does not fit the schema becomes a failed one."""
+        """Hand a row, or a better one of its task, to the writer; gives the one that was made.
+
+        One that does not fit the schema becomes a failed one.
+        """
         try:
-            self._writer.add(row)
+            self._writer.add(self._tries.keep(row))
         except SchemaError as error:
             row = self._maker.unfit(row, error)
-            self._writer.add(row)
+            self._writer.add(self._tries.keep(row))
         return row
 
     def _begin_start(self) -> AttemptFile:

@@ -15,6 +15,18 @@ INT32, INT64 = pa.int32(), pa.int64()
 # What Hugging Face `datasets` calls an Image feature; `large_binary` would defeat it.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", STRING)])
 LOSS_CURVE = pa.list_(pa.struct([("evaluations", FLOAT), ("loss", FLOAT), ("side", INT32)]))
+TRY = pa.struct(
+    [
+        ("seed", INT64),
+        ("status", STRING),
+        ("float_loss", FLOAT),
+        ("delivered_loss", FLOAT),
+        ("accepted", BOOL),
+        ("faults", pa.list_(STRING)),
+        ("evaluations", FLOAT),
+        ("finished_at", pa.timestamp("ms", tz="UTC")),
+    ]
+)
 
 STATUSES = ("ok", "failed", "timeout", "quarantined")
 FLAGGED = "flagged"
@@ -65,6 +77,12 @@ TASK = (
         "ok; failed: no texture, `error` says why; timeout: the best image when its time was up;"
         " quarantined: its process died too often.",
         True,
+    ),
+    Column(
+        "tries",
+        pa.list_(TRY),
+        "The textures made for this row under different seeds, in their order: this row is the best"
+        " of them. `accepted` and `faults` are as they were then. Null for a single one.",
     ),
     Column("error_type", STRING, "Class of the error; null where there was none."),
     Column("error", STRING, "Message of the error; null where there was none."),

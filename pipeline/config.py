@@ -96,6 +96,11 @@ class RunConfig(BaseModel):
         description="Whose tasks are done again: failed, timeout, quarantined, or flagged (not"
         " accepted; under another seed).",
     )
+    retry_flagged: int = Field(
+        0,
+        ge=0,
+        description="New seeds for a texture that is not accepted; the best is kept, all recorded.",
+    )
     max_attempts: int = Field(
         3, ge=1, description="Deaths of its process after which a task is quarantined."
     )

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from pipeline.columns import FLAGGED, RETRYABLE
 from pipeline.rundir import RunDirectory, write_json_atomic, write_table_atomic
-from pipeline.tasks import task_seed
+from pipeline.tries import next_seed
 
-KEYS = ("task_id", "status", "attempts", "seed", "accepted")
+KEYS = ("task_id", "status", "attempts", "seed", "accepted", "tries")
 """Columns of the committed rows that tell what is left to do."""
 MEND = (
     "put back a copy, or give the same command with another --out and copy the run.json that it "
@@ -157,7 +157,13 @@ def refuse_filtered(record: RunRecord) -> None:
         )
 
 
-def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] = ()) -> pa.Table:
+def pending_tasks(
+    tasks: pa.Table,
+    committed: pa.Table,
+    retry: Collection[str] = (),
+    *,
+    retry_flagged: int = 0,
+) -> pa.Table:
     """The tasks that are left to do.
 
     Args:
@@ -165,6 +171,7 @@ def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] =
         committed: The columns KEYS of the committed rows, each task once.
         retry: Statuses of committed rows whose tasks are done again; `flagged` stands for the
             textures that are not accepted.
+        retry_flagged: New seeds for each of these textures, those that it had already included.
 
     Returns:
         The tasks left, in their order, with a column `attempts` (int32), as of its row: 0 for a
@@ -181,7 +188,8 @@ def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] =
     if ids.null_count or pc.count_distinct(ids).as_py() < len(ids):
         twice = [item["values"] for item in pc.value_counts(ids).to_pylist() if item["counts"] > 1]
         raise ValueError(f"tasks: {ids.null_count} without an id, named twice: {twice[:10]}")
-    flagged = pc.and_(_is_flagged(committed), pa.scalar(FLAGGED in retry))
+    wanted = pa.scalar(True) if FLAGGED in retry else _has_seeds_left(committed, retry_flagged)
+    flagged = pc.and_(_is_flagged(committed), wanted)
     named = pc.is_in(committed["status"], pa.array(sorted(retry), pa.string()))
     done = committed.filter(pc.invert(pc.or_(named, flagged)))["task_id"]
     left = tasks.filter(pc.invert(pc.is_in(ids, done)))
@@ -198,14 +206,20 @@ def _is_flagged(committed: pa.Table) -> pa.ChunkedArray:
     return pc.and_(pc.equal(committed["status"], "ok"), refused)
 
 
+def _has_seeds_left(committed: pa.Table, retry_flagged: int) -> Any:
+    """Whether a texture may be tried again; its first seed was no retry."""
+    if not retry_flagged:
+        return pa.scalar(False)
+    tries = pc.fill_null(pc.list_value_length(committed["tries"]), 1)
+    return pc.less_equal(tries, retry_flagged)
+
+
 def _with_seeds(tasks: pa.Table, seeds: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.Table:
     """The tasks with the given seeds, or ones made of them where `other` says so."""
-    columns = (tasks["task_id"], seeds, tasks["attempts"], other)
+    rows = tasks.select(["task_id", "attempts"]).append_column("seed", seeds).to_pylist()
     chosen = [
-        task_seed(seed, f"{task_id}:{attempts}") if is_other else seed
-        for task_id, seed, attempts, is_other in zip(
-            *(column.to_pylist() for column in columns), strict=True
-        )
+        next_seed(row) if is_other else row["seed"]
+        for row, is_other in zip(rows, other.to_pylist(), strict=True)
     ]
     place = tasks.schema.get_field_index("seed")
     return tasks.set_column(place, "seed", pa.array(chosen, pa.int64()))

@@ -174,7 +174,7 @@ def _go_on(
     committed, unreadable = read_committed(run, KEYS)
     _say_problems(run, unreadable, terminal)
     _keep_attempts(run, committed, forgiven=terminal.session.forgiven)
-    pending = pending_tasks(tasks, committed, config.retry)
+    pending = pending_tasks(tasks, committed, config.retry, retry_flagged=config.retry_flagged)
     if len(pending):
         write_pending(run, pending)
         done = len(tasks) - len(pending)

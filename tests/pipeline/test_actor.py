@@ -60,7 +60,7 @@ def test_rows_are_complete(
     assert sorted(summary["task_id"].to_pylist()) == ["a-c0-v0", "a-c0-v1", "b-c0-v0", "b-c0-v1"]
     rows = rows_of(run)
     nulls = {"error_type", "error", "split", "loss_threshold", "below_threshold"}
-    nulls |= {"delivered_below_threshold", "sibling_distance", "sibling_duplicate"}
+    nulls |= {"delivered_below_threshold", "sibling_distance", "sibling_duplicate", "tries"}
     for name in ("a-c0-v0", "a-c0-v1"):
         row = rows[name]
         assert {key for key, value in row.items() if value is None} == nulls
