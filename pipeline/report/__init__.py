@@ -28,8 +28,9 @@ from pipeline.rundir import TEMPORARY_PREFIX, RunDirectory, atomic_path
 
 __all__ = ["DEFAULT_LIMIT", "ReportError", "order_worst_first", "remake_exemplar", "write_report"]
 
-# A texture of 256 px with its exemplar and its spectrum takes 250 to 400 KB: with the thumbnails of
-# 5,640 exemplars and two textures of each this makes a folder of less than 200 MB.
+# A texture of 256 px with its exemplar and its spectrum takes 270 kB at most, and a folder with the
+# thumbnails of 5,640 exemplars and two textures of each 85 MB
+# (benchmarks/results/report_opening.md: `python -m benchmarks.report_opening`).
 DEFAULT_LIMIT = 400
 ASSETS_PREFIX = "assets-"
 RESOURCES = ("report.css", "report.js")
