@@ -42,9 +42,11 @@ from pipeline.tail import CommittedTasks
 from pipeline.tries import Tries
 from pipeline.watchdog import Watchdog
 from texsynth.images import image_to_tensor
+from texsynth.levels import compute_levels
 from texsynth.memory import choose_lanes
 from texsynth.scheduler import Synthesis
-from texsynth.synthesis import compute_levels, prepare_synthesis
+from texsynth.shapes import Size
+from texsynth.synthesis import prepare_synthesis
 
 BLOCK = pa.struct(
     [
@@ -231,8 +233,14 @@ class SynthesisActor:
     def _choose_lanes(self) -> int:
         if self._config.lanes != "auto":
             return self._config.lanes
-        sizes = compute_levels(self._synthesis, self._config.size, self._config.size)
-        return choose_lanes(self._network, self._synthesis, sizes)
+        return choose_lanes(
+            self._network, self._synthesis, self._level_sizes(), self._config.exemplar_size
+        )
+
+    def _level_sizes(self) -> list[Size]:
+        """Of the textures at every level, px."""
+        config = self._config
+        return compute_levels(self._synthesis, *config.texture_size, config.exemplar_size)
 
     def _rows(self, tasks: list[Row]) -> Iterator[Row]:
         """Rows of a block: broken exemplars, new tasks, then the suspects in smaller groups."""
@@ -337,13 +345,14 @@ class SynthesisActor:
 
     def _prepare(self, tasks: Sequence[Row], exemplars: torch.Tensor, lanes: int) -> Synthesis:
         """The tasks on their lanes; those that have checkpoints go on from them."""
-        sizes = compute_levels(self._synthesis, *exemplars.shape[-2:])
+        sizes = self._level_sizes()
         found = {index: load_checkpoint(self._run, t, sizes) for index, t in enumerate(tasks)}
         return prepare_synthesis(
             exemplars,
             [task["seed"] for task in tasks],
             self._synthesis,
             self._network,
+            output_size=self._config.texture_size,
             lanes=lanes,
             device=self._network.device,
             checkpoints={index: point for index, point in found.items() if point is not None},

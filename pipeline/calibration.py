@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import torch
 
 from texsynth import SynthesisConfig, TextureNetwork, synthesize
-from texsynth.levels import compute_finer_costs
+from texsynth.levels import compute_exemplar_levels, compute_finer_costs
 from texsynth.memory import SHARE_OF_FREE_MEMORY, estimate_lane_bytes
 from texsynth.sensitivity import measuring_cost
+from texsynth.shapes import Size
 
 CALIBRATION_S = 20.0
 """Time for all levels together, about: somebody waits for it."""
@@ -37,10 +38,10 @@ class LevelPlan:
     """One level of every task.
 
     Args:
-        side_px: of the images.
+        side_px: shorter side of the textures.
         evaluations_per_task: at most, at this side.
         device_s_per_evaluation: time of the device for one evaluation of one task.
-        measured_at_px: the side that was timed; where it is smaller, the time was scaled by area.
+        measured_at_px: side of the square that was timed; the time was scaled by area.
     """
 
     side_px: int
@@ -53,7 +54,8 @@ def calibrate(
     network: TextureNetwork,
     config: SynthesisConfig,
     lanes: int,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sequence[Size],
+    exemplar_size: Size | None = None,
     *,
     sharing: int = 1,
 ) -> tuple[LevelPlan, ...]:
@@ -63,14 +65,15 @@ def calibrate(
         network: on the device that is measured.
         config: what is minimised, and how.
         lanes: busy ones.
-        sizes: (height, width) of every level, the finest last; squares.
+        sizes: of the texture at every level, the finest last.
+        exemplar_size: at the finest; the texture's unless given.
         sharing: actors on one CPU, each with its share of the threads; one of them is timed, and
             the others are taken to be as fast beside it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // sharing))
     try:
-        levels = _time_levels(network, config, lanes, sizes)
+        levels = _time_levels(network, config, lanes, sizes, exemplar_size)
     finally:
         torch.set_num_threads(threads)
     return tuple(
@@ -80,21 +83,29 @@ def calibrate(
 
 
 def _time_levels(
-    network: TextureNetwork, config: SynthesisConfig, lanes: int, sizes: Sequence[tuple[int, int]]
+    network: TextureNetwork,
+    config: SynthesisConfig,
+    lanes: int,
+    sizes: Sequence[Size],
+    exemplar_size: Size | None,
 ) -> tuple[LevelPlan, ...]:
     """Every level, of an actor that has the device for itself."""
     levels: list[LevelPlan] = []
     measured, limit_s = SMALLEST_STAND_IN, CALIBRATION_S / len(sizes)
-    for (side, _), count in zip(sizes, compute_evaluations(config, sizes), strict=True):
-        sides = [side]
+    own_sizes = compute_exemplar_levels(sizes, exemplar_size)
+    counts = compute_evaluations(config, sizes)
+    for size, own, count in zip(sizes, own_sizes, counts, strict=True):
+        # A square of the same area, with the layers of the level itself.
+        sides = [math.isqrt(math.prod(size))]
         while sides[-1] // 2 >= measured:
             sides.append(sides[-1] // 2)
-        measured, seconds = _time_level(network, config, lanes, sides, limit_s)
+        alike = dataclasses.replace(config, taps=network.resolve_taps(config.taps, *size, own))
+        measured, seconds = _time_level(network, alike, lanes, sides, limit_s)
         levels.append(
             LevelPlan(
-                side_px=side,
+                side_px=min(size),
                 evaluations_per_task=count,
-                device_s_per_evaluation=seconds / lanes * (side / measured) ** 2,
+                device_s_per_evaluation=seconds / lanes * math.prod(size) / measured**2,
                 measured_at_px=measured,
             )
         )
@@ -131,8 +142,6 @@ def _time_level(
     """The largest bearable of falling sides, and the seconds of an evaluation of all lanes."""
     config = dataclasses.replace(
         config,
-        # A smaller side stands in with the layers of the level itself.
-        taps=network.resolve_taps(config.taps, sides[0], sides[0]),
         levels=1,
         plateau_tolerance=0.0,
         time_limit_s=None,

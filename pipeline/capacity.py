@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from pipeline.config import RunConfig
@@ -33,5 +34,7 @@ def estimate_actor_bytes(config: RunConfig) -> int:
     """Memory of an actor on a CPU, rounded up."""
     lanes = CPU_LANES if config.lanes == "auto" else config.lanes
     pairs = config.resolve_synthesis().optimizer.history
-    lane_bytes = (LANE_BYTES_PER_PIXEL + PAIR_BYTES_PER_PIXEL * pairs) * config.size**2
+    # An exemplar that passes the network alone takes less than half of a texture's lane.
+    pixels = max(math.prod(config.texture_size), math.prod(config.exemplar_size) // 2)
+    lane_bytes = (LANE_BYTES_PER_PIXEL + PAIR_BYTES_PER_PIXEL * pairs) * pixels
     return PROCESS_BYTES + int(lanes * lane_bytes)

@@ -22,6 +22,7 @@ from texsynth import SynthesisConfig
 from texsynth.config import ALGORITHM_VERSION, ConfigError, PresetName
 from texsynth.decoding import DEFAULT_MAX_PIXELS
 from texsynth.features import Normalisation
+from texsynth.shapes import Size
 from texsynth.weights import SOURCES
 
 Hidden = Parameter(parse=False)
@@ -51,6 +52,10 @@ class RunConfig(BaseModel):
         None, description="Of the network's input; by default what belongs to the weights."
     )
     size: int = Field(256, ge=16, description="Side of exemplars and textures, px.")
+    output_size: str | None = Field(
+        None,
+        description="Of textures, HEIGHTxWIDTH or one side, px; default: --size, as the exemplars.",
+    )
     crop: CropMode = Field(
         "centre", description="Which square of the source; reference: left, or top of a portrait."
     )
@@ -142,6 +147,32 @@ class RunConfig(BaseModel):
             raise ValueError("expected cpu, cuda or cuda:N")
         return value
 
+    @field_validator("output_size", mode="before")
+    @classmethod
+    def _is_height_x_width(cls, value: Any) -> str | None:
+        if value is None:
+            return None
+        sides = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value))
+        if sides is None or isinstance(value, bool):
+            raise ValueError("expected HEIGHTxWIDTH or one side, px, such as 256x512 or 512")
+        height, width = (int(side) for side in (sides[1], sides[2] or sides[1]))
+        if min(height, width) < 16:
+            raise ValueError("expected sides of at least 16 px")
+        return f"{height}x{width}"
+
+    @property
+    def texture_size(self) -> Size:
+        """(height, width) of the textures, px."""
+        if self.output_size is None:
+            return self.size, self.size
+        height, width = self.output_size.split("x")
+        return int(height), int(width)
+
+    @property
+    def exemplar_size(self) -> Size:
+        """(height, width) of the exemplars, px."""
+        return self.size, self.size
+
     @field_validator("retry", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> tuple[str, ...]:
@@ -188,6 +219,8 @@ class RunConfig(BaseModel):
         """
         synthesis = self.resolve_synthesis().to_dict()
         del synthesis["time_limit_s"]
+        # Only where it is another one: runs made before there was a choice go on.
+        other_size = self.texture_size != self.exemplar_size
         return {
             "algorithm": ALGORITHM_VERSION,
             "weights": weights,
@@ -195,6 +228,7 @@ class RunConfig(BaseModel):
             "normalisation": self.normalisation or "none",
             "preset": self.preset,
             "size": self.size,
+            **({"output_size": list(self.texture_size)} if other_size else {}),
             "crop": self.crop,
             "seed": self.seed,
             "synthesis": synthesis,

@@ -28,7 +28,8 @@ RULES: dict[str, str] = {
     "delivered_below_threshold": "delivered_loss < loss_threshold",
     "converged": "stop_reason = 'plateau'",
     "copy": "displacement_score < copy_displacement_threshold"
-    " OR layout_correlation > copy_layout_threshold"
+    # Unknown for a texture of another size than its exemplar, which the others tell of alone.
+    " OR (layout_correlation > copy_layout_threshold) IS TRUE"
     " OR (verbatim_share > 0.3 AND exemplar_kind <> 'regular') IS TRUE",
     "shifted_copy": "phase_correlation_peak > 0.5",
     "sibling_duplicate": "sibling_distance < 0.1",

@@ -126,18 +126,22 @@ def _count_left(run: RunDirectory, tasks: pa.Table, config: RunConfig) -> int:
 def _estimate(counts: dict[str, int], config: RunConfig, network: TextureNetwork) -> RunPlan:
     """The plan for so many tasks."""
     synthesis = config.resolve_synthesis()
-    sizes = compute_levels(synthesis, config.size, config.size)
+    size, exemplar_size = config.texture_size, config.exemplar_size
+    sizes = compute_levels(synthesis, *size, exemplar_size)
     left = counts["tasks_left"]
     actors, devices = _count_actors(config, network.device)
     actors = min(actors, max(1, left))
     devices = min(devices, actors)
-    chosen = choose_lanes(network, synthesis, sizes)
+    chosen = choose_lanes(network, synthesis, sizes, exemplar_size)
     lanes = chosen if config.lanes == "auto" else config.lanes
-    memory, lane = memory_bytes(network.device), estimate_lane_bytes(network, synthesis, sizes)
+    memory = memory_bytes(network.device)
+    lane = estimate_lane_bytes(network, synthesis, sizes, exemplar_size)
     # A GPU has one actor; actors on a CPU share its memory.
     fitting = int(SHARE_OF_FREE_MEMORY * memory * devices / actors) // lane
     measured = min(lanes, chosen, max(1, math.ceil(left / actors)))
-    levels = calibrate(network, synthesis, measured, sizes, sharing=actors // devices)
+    levels = calibrate(
+        network, synthesis, measured, sizes, exemplar_size, sharing=actors // devices
+    )
     seconds = sum(level.evaluations_per_task * level.device_s_per_evaluation for level in levels)
     if synthesis.time_limit_s is not None:
         seconds = min(seconds, synthesis.time_limit_s * devices / (measured * actors))
@@ -157,8 +161,8 @@ def _estimate(counts: dict[str, int], config: RunConfig, network: TextureNetwork
         lanes_that_fit=fitting,
         memory_bytes_per_lane=lane,
         memory_bytes_of_device=memory,
-        output_bytes_per_task=3 * config.size**2,
-        output_bytes_total=left * 3 * config.size**2,
+        output_bytes_per_task=3 * math.prod(size),
+        output_bytes_total=left * 3 * math.prod(size),
         device_s_per_full_size_evaluation=levels[-1].device_s_per_evaluation,
         device_s_per_task=seconds,
         textures_per_device_hour=3600 / seconds,

@@ -27,7 +27,8 @@ from pipeline.schema import RESERVED_COLUMNS, row_schema
 from pipeline.splits import select_split
 from pipeline.tasks import TASK_COLUMNS, expand_tasks
 from texsynth.config import ConfigError
-from texsynth.synthesis import compute_levels, make_batches
+from texsynth.levels import compute_levels
+from texsynth.synthesis import make_batches
 
 THRESHOLDS = (
     *("loss_threshold", "copy_displacement_threshold", "copy_layout_threshold", "flag_rules"),
@@ -124,7 +125,8 @@ def check_run(manifest_path: Path, config: RunConfig, run: RunDirectory | None) 
     )
     network = texsynth.load_network(config.weights, normalisation=config.normalisation)
     synthesis = config.resolve_synthesis()
-    make_batches(network, synthesis, compute_levels(synthesis, config.size, config.size))
+    sizes = compute_levels(synthesis, *config.texture_size, config.exemplar_size)
+    make_batches(network, synthesis, sizes, config.exemplar_size)
     record = _make_record(manifest, tasks, config, network)
     previous = load_run_record(run) if run is not None else None
     if previous is not None and not config.flag_rules:

@@ -140,7 +140,8 @@ class _Maker:
 
     def make(self, row: Row, exemplar: torch.Tensor) -> Row:
         """The row as the run would make it now, alone on one lane."""
-        result = resynthesize(row, exemplar, self.config.resolve_synthesis(), self.network)
+        synthesis, size = self.config.resolve_synthesis(), self.config.texture_size
+        result = resynthesize(row, exemplar, synthesis, self.network, size)
         made = RowMaker(self.record, self.config, self.network).texture(row, result, exemplar)
         self.save({"exemplar": exemplar, "replayed": result.image_8bit})
         return made
@@ -215,6 +216,7 @@ def _cut_exemplar(row: Row, maker: _Maker) -> torch.Tensor:
         png = remake_exemplar(
             row,
             maker.record.root,
+            size=maker.config.size,
             allow_outside_root=maker.config.allow_outside_root,
             max_pixels=maker.config.max_pixels,
         )

@@ -12,19 +12,23 @@ import math
 import torch
 
 from pipeline.rows import Row
-from texsynth import SynthesisConfig, TextureNetwork, TextureObjective
-from texsynth.precision import exact_arithmetic
-from texsynth.results import SynthesisResult, finish_task
+from texsynth import SynthesisConfig, TextureNetwork
+from texsynth.results import SynthesisResult, finish_task, measure_reference_loss
 from texsynth.scheduler import Synthesis
+from texsynth.shapes import Size
 from texsynth.synthesis import prepare_synthesis
-from texsynth.tasks import TaskCheckpoint, resume_task
+from texsynth.tasks import Task, TaskCheckpoint, resume_task
 
 SAME_EVALUATIONS = 1e-6
 """Evaluations at full size: sums in another order differ by less, two readings by more."""
 
 
 def resynthesize(
-    row: Row, exemplar: torch.Tensor, config: SynthesisConfig, network: TextureNetwork
+    row: Row,
+    exemplar: torch.Tensor,
+    config: SynthesisConfig,
+    network: TextureNetwork,
+    output_size: Size | None = None,
 ) -> SynthesisResult:
     """Synthesise the texture of a row again.
 
@@ -33,6 +37,7 @@ def resynthesize(
         exemplar: [3, H, W] in [0, 1].
         config: Of the run; its time limit is not kept.
         network: On the device that is to work.
+        output_size: (height, width) of the texture, px; None is the exemplar's.
     """
     config = dataclasses.replace(config, time_limit_s=None)
     stops = list(row["resumed_at"] or [])
@@ -46,6 +51,7 @@ def resynthesize(
             [row["seed"]],
             config,
             network,
+            output_size=output_size,
             lanes=1,
             device=network.device,
             checkpoints=checkpoints,
@@ -56,7 +62,10 @@ def resynthesize(
         checkpoints = {0: work.checkpoints()[0]}
         if timed_out and stop == stops[-1]:
             break
-    return _end_early(checkpoints[0], exemplar, config, network)
+    # Its seed does not matter: nothing is drawn for it any more.
+    budget = config.evaluations
+    task = resume_task(checkpoints[0], 0, exemplar, budget, seed=0, output_size=output_size)
+    return _end_early(task, checkpoints[0], config, network)
 
 
 def measure_delivered_loss(
@@ -70,13 +79,11 @@ def measure_delivered_loss(
         network: Of the run.
 
     Raises:
-        ValueError: The two are not of one size.
+        TapError: One of the two is too small for any tap.
     """
-    config = SynthesisConfig.preset("reference")
-    with torch.no_grad(), exact_arithmetic():
-        objective = TextureObjective(network, exemplar[None].to(network.device), config)
-        terms = objective(pixels[None].to(network.device))
-    return math.fsum(terms.gram[0].tolist()) + float(terms.spectrum[0])
+    texture, source = (image[None].to(network.device) for image in (pixels, exemplar))
+    (loss,) = measure_reference_loss(texture, source, network)
+    return loss.total
 
 
 def _advance(work: Synthesis, evaluations: float) -> SynthesisResult | None:
@@ -94,14 +101,9 @@ def _advance(work: Synthesis, evaluations: float) -> SynthesisResult | None:
 
 
 def _end_early(
-    checkpoint: TaskCheckpoint,
-    exemplar: torch.Tensor,
-    config: SynthesisConfig,
-    network: TextureNetwork,
+    task: Task, checkpoint: TaskCheckpoint, config: SynthesisConfig, network: TextureNetwork
 ) -> SynthesisResult:
     """The result of a task whose time was up at a checkpoint."""
-    # Its seed does not matter: nothing is drawn for it any more.
-    task = resume_task(checkpoint, 0, exemplar, config.evaluations, seed=0)
     task.take_image(task.image.to(network.device), clamp=config.clamp)
     task.stop_reason = "time_limit"
     lowest = checkpoint.readings[-1][1] if checkpoint.readings else math.inf

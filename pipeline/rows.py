@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import io
@@ -159,11 +160,13 @@ class RowMaker:
             (kind,) = triage_exemplars(original)
         except PairError:
             # Too small for most of them, not for those that tell copies and speckle.
-            at_zero, largest = layout_correlation(texture, original)
-            return {
+            layouts: Row = {}
+            with contextlib.suppress(PairError):
+                at_zero, largest = layout_correlation(texture, original)
+                layouts["layout_correlation"] = at_zero.item()
+                layouts["layout_correlation_shifted"] = largest.item()
+            return layouts | {
                 "displacement_score": displacement_score(texture, original).item(),
-                "layout_correlation": at_zero.item(),
-                "layout_correlation_shifted": largest.item(),
                 "chroma_noise": chroma_noise(texture).item(),
                 "exemplar_chroma_noise": chroma_noise(original).item(),
                 "out_of_range": result.out_of_range,

@@ -27,7 +27,6 @@ __all__ = [
     "ReferenceLoss",
     "Synthesis",
     "SynthesisResult",
-    "compute_levels",
     "make_batches",
     "prepare_synthesis",
     "synthesize",

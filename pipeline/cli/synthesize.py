@@ -5,7 +5,9 @@ from typing import Annotated
 
 import torch
 from cyclopts import Parameter, validators
+from pydantic import ValidationError
 
+from pipeline.config import RunConfig, describe_validation
 from texsynth import SynthesisConfig, TextureSynthesizer, load_network
 from texsynth.config import ConfigError, PresetName
 from texsynth.features import Normalisation
@@ -18,6 +20,7 @@ def synthesize(
     weights: str = "imagenet",
     normalisation: Normalisation | None = None,
     size: Annotated[int, Parameter(validator=validators.Number(gte=16))] = 256,
+    output_size: str | None = None,
     evaluations: float | None = None,
     device: str | None = None,
     seed: int = 0,
@@ -31,6 +34,7 @@ def synthesize(
         weights: imagenet, hed, random:SEED, or a .pth or .safetensors file.
         normalisation: Of the network's input; by default what belongs to the weights.
         size: Side of exemplar and texture, px.
+        output_size: Of the texture, HEIGHTxWIDTH or one side, px; default: --size.
         evaluations: Budget in evaluations at full size; default: the preset's.
         device: cpu or cuda; default: cuda where there is one.
         seed: Of the start image.
@@ -46,12 +50,18 @@ def synthesize(
     config = SynthesisConfig.preset(preset)
     if evaluations is not None:
         config = config.with_values({"evaluations": evaluations})
+    try:
+        texture_size = RunConfig(size=size, output_size=output_size).texture_size
+    except ValidationError as error:
+        raise ConfigError(describe_validation(error)) from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"device is {device!r}, this machine has no CUDA device; expected cpu")
     network = load_network(weights, normalisation=normalisation, device=device)
     synthesizers = [
-        TextureSynthesizer(path, network, config=config, size=size, device=device)
+        TextureSynthesizer(
+            path, network, config=config, size=size, output_size=texture_size, device=device
+        )
         for path in images
     ]
     out.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ def recut_exemplar(
     row: Mapping[str, Any],
     root: str,
     *,
+    size: int | None = None,
     allow_outside_root: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Image.Image:
@@ -26,6 +27,7 @@ def recut_exemplar(
     Args:
         row: Of the run's metrics; a null is None.
         root: Of the paths, as in `run.json`.
+        size: Side of the exemplars of the run, px; None where it is the textures' width.
         allow_outside_root: Whether the run took paths that leave the root.
         max_pixels: Of a source that the run took.
 
@@ -41,19 +43,22 @@ def recut_exemplar(
     )
     if hashlib.sha256(data).hexdigest() != row["exemplar_sha256"]:
         raise ImageError("the source file has changed since the run")
-    left, top, side, size = map(int, box)
-    return cut_square(load_image(data, max_pixels=max_pixels), left, top, side, size)
+    left, top, side, width = map(int, box)
+    return cut_square(load_image(data, max_pixels=max_pixels), left, top, side, size or width)
 
 
 def remake_exemplar(
     row: Mapping[str, Any],
     root: str,
     *,
+    size: int | None = None,
     allow_outside_root: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> bytes:
     """The exemplar of a row as PNG; arguments and errors as of `recut_exemplar`."""
-    image = recut_exemplar(row, root, allow_outside_root=allow_outside_root, max_pixels=max_pixels)
+    image = recut_exemplar(
+        row, root, size=size, allow_outside_root=allow_outside_root, max_pixels=max_pixels
+    )
     return encode_png(image)
 
 

@@ -192,7 +192,8 @@ class _Placing:
             return "the rows do not say what was cut"
         outside = self.record.config.get("allow_outside_root") is True
         try:
-            return recut_exemplar(row, self.record.root, allow_outside_root=outside)
+            size = self.record.config.get("size")
+            return recut_exemplar(row, self.record.root, size=size, allow_outside_root=outside)
         except ImageError as error:
             return str(error)
 
