@@ -173,3 +173,11 @@ def test_the_command_prints_a_table_per_exemplar_and_one_of_all(
         assert cell == bold[better.strip(" |")]
     wins = sum(row[-1].startswith("ours") for row in own_tables)
     assert together[-1] == f"{wins} of 2 |"
+
+
+def test_the_page_has_the_table_of_the_result() -> None:
+    root = Path(quality_table.__file__).parents[1]
+    result = (root / "benchmarks/results/quality_table_256px.md").read_text()
+    table = result.partition("## Published / ours\n\n")[2]
+    assert "delivered_loss" in table
+    assert table.strip() in (root / "docs/quality.md").read_text()
