@@ -62,7 +62,7 @@ class Tries:
         earlier = self._known.get(made["task_id"])
         if earlier is None and not self._retry_flagged:
             return made
-        (row,) = rows_to_table([made], self._schema).to_pylist()
+        row: Row = rows_to_table([made], self._schema).to_pylist()[0]
         if earlier is not None and is_other_try(earlier, row):
             row = keep_better(earlier, row)
         if is_due(row, self._retry_flagged):
