@@ -43,10 +43,12 @@ PLAIN: dict[str, Any] = {**SAME_FUNCTION, "weighting": "none"}
 OURS: dict[str, Any] = {**SAME_FUNCTION, "levels": 2}
 
 
-def enlarge(images: Images, exemplars: Images, seeds: Sequence[int]) -> Images:
+def enlarge(
+    images: Images, exemplars: Images, seeds: Sequence[int], *, periodic: bool = False
+) -> Images:
     """In place of `texsynth.start.refine`: nothing but the resize."""
     del seeds
-    return resize(images, exemplars.shape[-2], exemplars.shape[-1])
+    return resize(images, exemplars.shape[-2], exemplars.shape[-1], periodic=periodic)
 
 
 MODULES = {

@@ -97,6 +97,9 @@ def _time_levels(
     for size, own, count in zip(sizes, own_sizes, counts, strict=True):
         # A square of the same area, with the layers of the level itself.
         sides = [math.isqrt(math.prod(size))]
+        if config.tileable:
+            # Which of these sides halve evenly does not matter to the time.
+            config = dataclasses.replace(config, tileable=False)
         while sides[-1] // 2 >= measured:
             sides.append(sides[-1] // 2)
         alike = dataclasses.replace(config, taps=network.resolve_taps(config.taps, *size, own))

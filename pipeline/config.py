@@ -26,6 +26,8 @@ from texsynth.shapes import Size
 from texsynth.weights import SOURCES
 
 Hidden = Parameter(parse=False)
+TWICE_NAMED = ("evaluations", "tileable")
+"""Settings of the synthesis that are options of a run as well."""
 
 
 class RunConfig(BaseModel):
@@ -55,6 +57,9 @@ class RunConfig(BaseModel):
     output_size: str | None = Field(
         None,
         description="Of textures, HEIGHTxWIDTH or one side, px; default: --size, as the exemplars.",
+    )
+    tileable: bool | None = Field(
+        None, description="Textures that show no seam side by side; default: preset's, no."
     )
     crop: CropMode = Field(
         "centre", description="Which square of the source; reference: left, or top of a portrait."
@@ -185,7 +190,11 @@ class RunConfig(BaseModel):
             ConfigError: for an unknown setting or a value out of range.
         """
         config = SynthesisConfig.preset(self.preset).with_values(self.synthesis)
-        changes = {"evaluations": self.evaluations, "time_limit_s": self.task_timeout}
+        changes = {
+            "evaluations": self.evaluations,
+            "tileable": self.tileable,
+            "time_limit_s": self.task_timeout,
+        }
         return config.with_values({k: v for k, v in changes.items() if v is not None})
 
     def resolved(self) -> Self:
@@ -209,6 +218,7 @@ class RunConfig(BaseModel):
             "weights": weights,
             "synthesis": synthesis,
             "evaluations": synthesis["evaluations"],
+            "tileable": synthesis["tileable"],
         }
         return self.model_copy(update=changes)
 
@@ -219,7 +229,9 @@ class RunConfig(BaseModel):
         """
         synthesis = self.resolve_synthesis().to_dict()
         del synthesis["time_limit_s"]
-        # Only where it is another one: runs made before there was a choice go on.
+        if not synthesis["tileable"]:
+            del synthesis["tileable"]
+        # As tileable, only where it is another one: runs made before there was a choice go on.
         other_size = self.texture_size != self.exemplar_size
         return {
             "algorithm": ALGORITHM_VERSION,
@@ -270,9 +282,9 @@ def load_config(
     """
     values = {} if file is None else _read_yaml(file)
     spelled_out = values.get("preset") if values.get("synthesis") else None
-    values = _with_one_budget(values)
+    values = _with_one_name(values)
     for assignment in assignments:
-        _merge(values, _with_one_budget(_parse_assignment(assignment)))
+        _merge(values, _with_one_name(_parse_assignment(assignment)))
     _merge(values, options.model_dump(exclude_unset=True))
     if spelled_out not in (None, values.get("preset")):
         raise ConfigError(
@@ -313,19 +325,22 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
             values[name] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _with_one_budget(values: dict[str, Any]) -> dict[str, Any]:
+def _with_one_name(values: dict[str, Any]) -> dict[str, Any]:
     """`synthesis.evaluations` is `evaluations` by another name: later ones win over both."""
     synthesis = values.get("synthesis")
-    if not isinstance(synthesis, Mapping) or "evaluations" not in synthesis:
+    if not isinstance(synthesis, Mapping):
         return values
-    synthesis = dict(synthesis)
-    inner = synthesis.pop("evaluations")
-    if values.get("evaluations") not in (None, inner):
-        raise ConfigError(
-            f"evaluations is {values['evaluations']!r} and synthesis.evaluations {inner!r}, "
-            "expected one of them"
-        )
-    return values | {"synthesis": synthesis, "evaluations": inner}
+    synthesis, values = dict(synthesis), dict(values)
+    for name in TWICE_NAMED:
+        if name not in synthesis:
+            continue
+        inner = synthesis.pop(name)
+        if values.get(name) not in (None, inner):
+            raise ConfigError(
+                f"{name} is {values[name]!r} and synthesis.{name} {inner!r}, expected one of them"
+            )
+        values[name] = inner
+    return values | {"synthesis": synthesis}
 
 
 class _YamlLoader(yaml.SafeLoader):

@@ -105,6 +105,7 @@ def _end_early(
 ) -> SynthesisResult:
     """The result of a task whose time was up at a checkpoint."""
     task.take_image(task.image.to(network.device), clamp=config.clamp)
+    task.tileable = config.tileable
     task.stop_reason = "time_limit"
     lowest = checkpoint.readings[-1][1] if checkpoint.readings else math.inf
     task.objective_loss = lowest if config.keep_best else checkpoint.curve[-1].loss

@@ -27,18 +27,22 @@ BORDER_SHARE = 0.1
 """Share of a side over which the window rises from 0 to 1, at either end."""
 
 
-def make_canvas(exemplars: Images, size: Size) -> Images:
+def make_canvas(exemplars: Images, size: Size, *, tileable: bool = False) -> Images:
     """Images of a texture's size that have the exemplars' means, spectra and colour correlations.
 
     Args:
         exemplars: [B, 3, H', W'] in [0, 1].
         size: (height, width) of the texture, px.
+        tileable: whether the texture is to show no seam: then the step at the exemplar's border is
+            taken out of its spectrum at its own size, too.
 
     Returns:
-        [B, 3, H, W]; the exemplars themselves where that is their size. May leave [0, 1].
+        [B, 3, H, W]; the exemplars themselves where that is their size, unless tileable. May leave
+        [0, 1].
     """
     exemplar_size = (exemplars.shape[-2], exemplars.shape[-1])
-    return exemplars if size == exemplar_size else _spread_spot(exemplars, size)
+    is_own = size == exemplar_size and not tileable
+    return exemplars if is_own else _spread_spot(exemplars, size)
 
 
 def _spread_spot(exemplars: Images, size: Size) -> Images:

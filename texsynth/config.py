@@ -102,6 +102,8 @@ class SynthesisConfig:
             knows it.
         settle: let the pixels settle on 8-bit values a part at a time at the end, where rounding
             all at once would raise what is minimised by more than a tenth (`texsynth.rounding`).
+        tileable: let the texture continue at its opposite edge, in the network as in its spectrum,
+            so that copies of it side by side show no seam; the reported loss does not know it.
         start: `noise` is sigmoid(N(0, 1)); `random_phase` has the exemplar's spectrum and uniformly
             random phases, and so has the detail that every finer level adds.
         levels: images from coarse to fine, each twice the side of the one before; `auto` begins at
@@ -123,6 +125,7 @@ class SynthesisConfig:
     range_weight: float = 1e5
     weighting: Weighting = "sensitivity"
     settle: bool = True
+    tileable: bool = False
     start: Start = "random_phase"
     levels: int | Literal["auto"] = "auto"
     evaluations: float = 1000.0

@@ -20,6 +20,8 @@ from texsynth.shapes import FeatureMap, Images, Size
 
 Architecture = Literal["vgg19", "vgg16"]
 Normalisation = Literal["none", "imagenet"]
+Padding = Literal["constant", "circular", "reflect"]
+"""What convolutions see beyond the border: zeros, the opposite edge, or what lies inside it."""
 
 CONVOLUTIONS: dict[Architecture, tuple[int, ...]] = {
     "vgg19": (2, 2, 4, 4, 4),
@@ -178,12 +180,29 @@ class TextureNetwork(nn.Module):
                 )
         return tuple(tap for tap in layers if tap in taps)
 
-    def forward(self, images: Images, taps: Sequence[str]) -> list[FeatureMap]:
+    def require_tiling(self, taps: Sequence[str], height: int, width: int) -> None:
+        """Raise unless every pool before the deepest of the taps halves both sides evenly.
+
+        Raises:
+            TapError: naming the tap and what it needs.
+        """
+        strides = {layer.tap: layer.stride for layer in self.layers}
+        deepest = max(taps, key=lambda tap: strides[tap])
+        if height % strides[deepest] or width % strides[deepest]:
+            raise TapError(
+                f"tileable texture of {width}x{height} px, tap {deepest!r} needs sides that are "
+                f"multiples of {strides[deepest]}"
+            )
+
+    def forward(
+        self, images: Images, taps: Sequence[str], padding: Padding = "constant"
+    ) -> list[FeatureMap]:
         """Feature maps of the taps in network order, computed no further than the deepest.
 
         Args:
             images: [B, 3, H, W], RGB, nominally in [0, 1].
             taps: names out of `available_taps`.
+            padding: at the border of every convolution.
 
         Raises:
             TapError: as `resolve_taps` does.
@@ -192,16 +211,19 @@ class TextureNetwork(nn.Module):
         features = (images - self.mean) / self.std if self._shifted else images
         maps: list[FeatureMap] = []
         for layer in self.layers:
-            features = self._advance(layer, features)
+            features = self._advance(layer, features, padding)
             if layer.tap in wanted:
                 maps.append(features)
                 if len(maps) == len(wanted):
                     break
         return maps
 
-    def _advance(self, layer: Layer, features: FeatureMap) -> FeatureMap:
+    def _advance(self, layer: Layer, features: FeatureMap, padding: Padding) -> FeatureMap:
         if layer.channels is None:
             return functional.avg_pool2d(features, 2)
         weight = self.get_buffer(f"features_{layer.index}_weight")
         bias = self.get_buffer(f"features_{layer.index}_bias")
-        return functional.relu(functional.conv2d(features, weight, bias, padding=1))
+        if padding == "constant":
+            return functional.relu(functional.conv2d(features, weight, bias, padding=1))
+        continued = functional.pad(features, (1, 1, 1, 1), mode=padding)
+        return functional.relu(functional.conv2d(continued, weight, bias))

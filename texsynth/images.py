@@ -82,10 +82,21 @@ def tensor_to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(eight_bits.movedim(0, -1).contiguous().cpu().numpy())
 
 
-def resize(images: Images, height: int, width: int) -> Images:
-    """Bicubic resize with antialiasing; the same size is returned as it is."""
+def resize(images: Images, height: int, width: int, *, periodic: bool = False) -> Images:
+    """Bicubic resize with antialiasing; the same size is returned as it is.
+
+    Args:
+        images: [B, 3, h, w].
+        height: of what comes back, px.
+        width: of what comes back, px.
+        periodic: whether the images go on at their opposite edges.
+    """
     if images.shape[-2:] == (height, width):
         return images
+    if periodic:
+        # Three by three of them; what is cut out of the middle knows no border.
+        tiled = resize(images.repeat(1, 1, 3, 3), 3 * height, 3 * width)
+        return tiled[..., height : 2 * height, width : 2 * width]
     return functional.interpolate(
         images, (height, width), mode="bicubic", antialias=True, align_corners=False
     )

@@ -68,6 +68,8 @@ class LaneBatch:
         self._size = size
         self._exemplar_size = exemplar_size or size
         self._taps = network.resolve_taps(config.taps, *size, exemplar_size)
+        if config.tileable:
+            network.require_tiling(self._taps, *size)
         self._cost = math.prod(size) / math.prod(full_size)
         self._finer_cost = finer_cost
         self._lanes: list[Lane] = []
@@ -137,7 +139,7 @@ class LaneBatch:
         device = self._network.device
         exemplars = torch.stack([task.exemplar for task in tasks]).to(device)
         exemplars = resize(exemplars, *self._exemplar_size)
-        canvas = make_canvas(exemplars, self._size)
+        canvas = make_canvas(exemplars, self._size, tileable=self._config.tileable)
         images = torch.cat(
             [self._bring_to_level(task, own[None]) for task, own in zip(tasks, canvas, strict=True)]
         )
@@ -152,8 +154,8 @@ class LaneBatch:
         image = task.image[None].to(canvas)
         enlarged = image.shape[-1] < canvas.shape[-1]
         if enlarged and self._config.start == "random_phase":
-            return refine(image, canvas, [task.seed])
-        return resize(image, *self._size)
+            return refine(image, canvas, [task.seed], periodic=self._config.tileable)
+        return resize(image, *self._size, periodic=self._config.tileable)
 
     def compact(self) -> None:
         """Drop the lanes whose tasks have ended."""
@@ -255,6 +257,7 @@ class LaneBatch:
         lane.ended = True
         image = self._images(self._state)[number].detach()
         lane.task.take_image(image.clone(), clamp=self._config.clamp)
+        lane.task.tileable = self._config.tileable
         best = self._config.keep_best
         lane.task.objective_loss = reading.best_value if best else reading.value
         lane.task.stop_reason = stop_reason

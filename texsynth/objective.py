@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from texsynth.config import SynthesisConfig
-from texsynth.features import TextureNetwork
+from texsynth.features import Padding, TextureNetwork
 from texsynth.gram import GramMetric, compute_gram, gram_term
 from texsynth.images import luminance, validate_images
-from texsynth.sensitivity import LossMetric, measure_metric
+from texsynth.sensitivity import LossMetric, choose_padding, measure_metric
 from texsynth.shapes import Images, LaneIndex, PerLane, PerTap
 from texsynth.spectrum import colour_spectrum_term, compute_spectrum, gray_spectrum_term
 
@@ -81,6 +81,8 @@ class TextureObjective:
         self.size = (canvas.shape[-2], canvas.shape[-1])
         exemplar_size = (exemplars.shape[-2], exemplars.shape[-1])
         self.taps = network.resolve_taps(config.taps, *self.size, exemplar_size)
+        if config.tileable:
+            network.require_tiling(self.taps, *self.size)
         self._gram_targets = self._compute_gram_targets(exemplars)
         self._spectrum_target = self._compute_spectrum_target(canvas)
         self._metric: LossMetric | None = None
@@ -168,7 +170,8 @@ class TextureObjective:
             )
         metrics = [None] * len(self.taps) if metric is None else metric.gram
         seen = self._seen(images)
-        triples = zip(self.network(seen, self.taps), self._gram_targets, metrics, strict=True)
+        maps = self.network(seen, self.taps, choose_padding(self.config))
+        triples = zip(maps, self._gram_targets, metrics, strict=True)
         gram = torch.stack([gram_term(*triple) for triple in triples], dim=1)
         spectrum, outside = self._spectrum_term(seen), self._range_term(images)
         return LossTerms(
@@ -179,9 +182,12 @@ class TextureObjective:
 
     @torch.no_grad()
     def _compute_gram_targets(self, exemplars: Images) -> list[Tensor]:
+        # A tile has no border, an exemplar has one: mirrored there, its Gram matrices are nearer to
+        # those without a border than with zeros (measured: benchmarks/tile_borders).
+        padding: Padding = "reflect" if self.config.tileable else "constant"
         # One by one: an eigenbasis (`texsynth.sensitivity`) magnifies how a batch rounds.
         singles = [
-            [compute_gram(tap) for tap in self.network(exemplar[None], self.taps)]
+            [compute_gram(tap) for tap in self.network(exemplar[None], self.taps, padding)]
             for exemplar in exemplars
         ]
         return [torch.cat(lanes) for lanes in zip(*singles, strict=True)]

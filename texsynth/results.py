@@ -110,7 +110,7 @@ def finish_task(task: Task, network: TextureNetwork) -> SynthesisResult:
     """
     exemplar = task.exemplar[None].to(network.device)
     exemplar_size = (exemplar.shape[-2], exemplar.shape[-1])
-    image = resize(task.image[None], *task.size)
+    image = resize(task.image[None], *task.size, periodic=task.tileable)
     if task.clamp:
         # Enlarging, where time was up at a coarser level, oversteps.
         image = image.clamp(0, 1)

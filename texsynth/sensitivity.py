@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 
 from texsynth.config import Spectrum, SynthesisConfig
-from texsynth.features import TextureNetwork
+from texsynth.features import Padding, TextureNetwork
 from texsynth.gram import GramMetric, compute_gram
 from texsynth.shapes import GramMatrix, Images, PerLane
 
@@ -46,6 +46,11 @@ PROBE_COST = (PROBES + 1) / 2
 def measuring_cost(config: SynthesisConfig) -> float:
     """Evaluations at a level that go to measuring its weights; 0 where there are none."""
     return 0.0 if config.weighting == "none" else PROBE_COST
+
+
+def choose_padding(config: SynthesisConfig) -> Padding:
+    """What the network sees beyond the border of a texture."""
+    return "circular" if config.tileable else "constant"
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def measure_metric(
         config: weights of the terms.
     """
     bases = [_compute_eigenvectors(target) for target in targets]
-    answers = _measure_answers(network, taps, bases, images)
+    answers = _measure_answers(network, taps, bases, images, choose_padding(config))
     slopes = [config.gram_weight * answer for answer in answers]
     slope_of_spectrum = config.spectrum_weight * SLOPES_OF_SPECTRUM[config.spectrum]
     strongest = torch.stack([slope.amax((1, 2)) for slope in slopes]).amax(0)
@@ -103,15 +108,19 @@ def _compute_eigenvectors(target: GramMatrix) -> GramMatrix:
 
 
 def _measure_answers(
-    network: TextureNetwork, taps: Sequence[str], bases: Sequence[GramMatrix], images: Images
+    network: TextureNetwork,
+    taps: Sequence[str],
+    bases: Sequence[GramMatrix],
+    images: Images,
+    padding: Padding,
 ) -> list[GramMatrix]:
     """Mean square answers of every tap's Gram entries, in its basis."""
     generator = torch.Generator().manual_seed(PROBE_SEED)
-    before = _compute_grams(network, taps, images)
+    before = _compute_grams(network, taps, images, padding)
     answers = [torch.zeros_like(gram) for gram in before]
     for _ in range(PROBES):
         noise = torch.randn(images.shape[1:], generator=generator).to(images)
-        after = _compute_grams(network, taps, images + PROBE_STEP * noise)
+        after = _compute_grams(network, taps, images + PROBE_STEP * noise, padding)
         for answer, gram, moved, basis in zip(answers, before, after, bases, strict=True):
             change = (moved - gram) / PROBE_STEP
             answer += (basis.mT @ change @ basis).square() / PROBES
@@ -119,6 +128,6 @@ def _measure_answers(
 
 
 def _compute_grams(
-    network: TextureNetwork, taps: Sequence[str], images: Images
+    network: TextureNetwork, taps: Sequence[str], images: Images, padding: Padding
 ) -> list[GramMatrix]:
-    return [compute_gram(tap) for tap in network(images, taps)]
+    return [compute_gram(tap) for tap in network(images, taps, padding)]

@@ -48,7 +48,9 @@ def draw_starts(canvas: Images, seeds: Sequence[int], start: Start) -> Images:
     return torch.stack(images).to(canvas)
 
 
-def refine(images: Images, canvas: Images, seeds: Sequence[int]) -> Images:
+def refine(
+    images: Images, canvas: Images, seeds: Sequence[int], *, periodic: bool = False
+) -> Images:
     """Images at a finer level: enlarged, with random-phase detail, and with the exact spectrum.
 
     The detail is that of a random-phase image of the exemplar which the coarser level cannot hold.
@@ -59,6 +61,7 @@ def refine(images: Images, canvas: Images, seeds: Sequence[int]) -> Images:
         images: [B, 3, h, w], of the coarser level.
         canvas: [B, 3, H, W], of the finer one.
         seeds: B seeds of the tasks; the detail has a stream of its own at every level.
+        periodic: whether the images go on at their opposite edges.
 
     Returns:
         [B, 3, H, W]; may leave [0, 1].
@@ -66,5 +69,7 @@ def refine(images: Images, canvas: Images, seeds: Sequence[int]) -> Images:
     size, coarser = canvas.shape[-2:], images.shape[-2:]
     own_seeds = [(seed + max(size)) % 2**63 for seed in seeds]
     drawn = draw_starts(canvas, own_seeds, "random_phase")
-    detail = drawn - resize(resize(drawn, *coarser), *size)
-    return project_onto_spectrum(resize(images, *size) + detail, compute_spectrum(canvas))
+    coarse = resize(drawn, *coarser, periodic=periodic)
+    detail = drawn - resize(coarse, *size, periodic=periodic)
+    enlarged = resize(images, *size, periodic=periodic)
+    return project_onto_spectrum(enlarged + detail, compute_spectrum(canvas))

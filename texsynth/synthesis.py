@@ -148,7 +148,8 @@ def draw_first_start(
     """
     exemplar_size = (exemplar.shape[-2], exemplar.shape[-1])
     coarse = resize(exemplar[None], *compute_exemplar_levels(sizes, exemplar_size)[0])
-    return draw_starts(make_canvas(coarse, sizes[0]), [seed], config.start)[0]
+    canvas = make_canvas(coarse, sizes[0], tileable=config.tileable)
+    return draw_starts(canvas, [seed], config.start)[0]
 
 
 def make_batches(

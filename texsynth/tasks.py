@@ -87,6 +87,7 @@ class Task:
         resumed_at: evaluations at full size at which it went on from a checkpoint.
         out_of_range: share of the values of `image` outside [0, 1] before any were clamped.
         clamp: whether its image is one inside [0, 1].
+        tileable: whether its image goes on at the opposite edges.
     """
 
     index: int
@@ -106,6 +107,7 @@ class Task:
     objective_taps: tuple[str, ...] = ()
     out_of_range: float = 0.0
     clamp: bool = False
+    tileable: bool = False
     stop_reason: StopReason | None = None
     curve: list[CurvePoint] = field(default_factory=list)
     readings: list[tuple[int, float]] = field(default_factory=list)

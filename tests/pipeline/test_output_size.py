@@ -55,6 +55,31 @@ def test_it_is_part_of_the_identity_where_it_is_another_one(weights_file: Path) 
     assert identity(output_size="32x48")["output_size"] == [32, 48]
 
 
+def test_tileable_has_two_names_and_is_part_of_the_identity_where_it_is_set() -> None:
+    def resolve(*assignments: str, **values: Any) -> RunConfig:
+        return load_config(RunConfig(weights="random:0", **values), assignments=assignments)
+
+    for config in (resolve("synthesis.tileable=true"), resolve(tileable=True)):
+        assert config.resolve_synthesis().tileable is config.tileable is True
+        assert config.identity("random:0", "")["synthesis"]["tileable"] is True
+    assert resolve("synthesis.tileable=true", tileable=False).tileable is False
+    assert "tileable" not in resolve().identity("random:0", "")["synthesis"]
+
+
+def test_a_tile_is_made_and_replayed_and_one_with_odd_sides_refused(
+    make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path
+) -> None:
+    run, manifest = RunDirectory(tmp_path / "run"), make_manifest("a")
+    quiet = Console(quiet=True)
+    odd = quick_config(tileable=True, output_size="32x33")
+    with pytest.raises(ValueError, match="tileable texture of 33x32 px, tap 'pool1'"):
+        run_manifest(manifest, run.path, odd, quiet)
+    run_manifest(manifest, run.path, quick_config(tileable=True, lanes=1), quiet)
+    row = load_row(run, "a-c0-v0")
+    assert row["layout_correlation"] is not None
+    assert replay_row(run, row).verdict == "identical"
+
+
 def test_memory_of_an_actor_grows_with_the_texture() -> None:
     def estimate(**values: Any) -> int:
         return estimate_actor_bytes(RunConfig(size=128, **values)) - estimate_actor_bytes(
