@@ -49,6 +49,7 @@ class Outcome:
         covered: training images that have a texture.
         textures: number of them that were used.
         items: of each training set.
+        tested: the test images.
         correct: of each training set, the share of seeds that had a test image right, [n_test].
     """
 
@@ -57,11 +58,8 @@ class Outcome:
     covered: int
     textures: int
     items: dict[str, int]
+    tested: list[Path]
     correct: dict[str, Vector]
-
-    def accuracy(self, name: str) -> float:
-        """Of a training set, mean over seeds and test images."""
-        return float(self.correct[name].mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +121,7 @@ class Experiment:
             covered=len(np.unique(used)),
             textures=len(used),
             items={n: len(real["train"]) + len(parts) * len(used) for n, parts in ADDED.items()},
+            tested=[real["test"][index][0] for index in range(len(real["test"]))],
             correct={name: np.mean(right, axis=0) for name, right in hits.items()},
         )
 

@@ -21,7 +21,7 @@ import torch
 
 import texsynth
 from examples.ablation import Experiment, Outcome, RefusedError
-from examples.differences import Difference, compute_differences
+from examples.differences import Difference, average_by_photograph, compute_differences
 from examples.frozen import Features
 from pipeline import load_metrics
 from pipeline.rundir import NotARunError, RunDirectory
@@ -97,7 +97,7 @@ def table_rows(outcomes: Sequence[Outcome], differences: Sequence[Difference]) -
     found = {difference.name: difference for difference in differences}
     for name in outcomes[0].correct:
         items = span(outcome.items[name] for outcome in outcomes)
-        accuracy = sum(outcome.accuracy(name) for outcome in outcomes) / len(outcomes)
+        accuracy = average_by_photograph(outcomes, name).mean()
         cells = [name, items, f"{100 * accuracy:.1f} %", "", "", ""]
         if name in found:
             this = found[name]
@@ -116,16 +116,14 @@ def conclude(
     for difference in differences:
         if difference.name in QUESTIONS:
             yield f"{QUESTIONS[difference.name]}: {difference.verdict}."
-    total, classes = sum(outcomes[0].images.values()), outcomes[0].classes
+    photographs = len({path for outcome in outcomes for path in outcome.tested})
     yield (
-        f"This is {total} images of {classes} classes and a linear classifier on a frozen "
-        f"{network.architecture}: it says nothing of more images, or of a network that is trained."
+        f"The intervals are over {photographs} test images of {outcomes[0].classes} classes, "
+        f"for a linear classifier on a frozen {network.architecture}: they say nothing of more "
+        "training images, or of a network that is trained."
     )
     if len(outcomes) == 1:
-        yield (
-            "The interval is over the test images of one partition: other training images may give "
-            "another answer."
-        )
+        yield "Other training images, those of other partitions, may give another answer."
 
 
 def run_ablation(arguments: argparse.Namespace) -> Iterator[str]:

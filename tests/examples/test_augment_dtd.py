@@ -17,9 +17,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from examples.ablation import ADDED, Experiment
+from examples.ablation import ADDED, Experiment, Outcome
 from examples.augment_dtd import main
-from examples.differences import compute_differences, correct_interval
+from examples.differences import average_by_photograph, compute_differences
 from examples.frozen import STRENGTHS, Features, Items, classify
 from pipeline.compare import compute_interval
 from pipeline.rundir import RunDirectory
@@ -218,27 +218,68 @@ def test_what_cannot_be_done_is_refused(
     assert reason in said
 
 
-def test_one_partition_has_an_interval_over_test_images_and_says_so(
-    world: World, features: Features, call: Any
-) -> None:
-    shared = {"ratio": 1.0, "seeds": range(1), "features": features}
-    outcome = Experiment(dtd=world.dtd, run=world.run, **shared).run_partition(1)
-    assert (outcome.textures, outcome.covered) == (8, 8)
-    (found,) = (d for d in compute_differences([outcome]) if d.name == "real + textures")
-    by_image = 100 * (outcome.correct["real + textures"] - outcome.correct["real"])
-    assert (found.low, found.high) == compute_interval(by_image)
-    assert found.points == pytest.approx(by_image.mean())
-    _, said = call(world, "--partition", "1", "--seeds", "1")
-    assert "The interval is over the test images of one partition" in said
+def make_outcome(tested: str, real: list[float], textures: list[float]) -> Outcome:
+    correct = {name: np.array(real) for name in ADDED} | {"real + textures": np.array(textures)}
+    return Outcome(
+        classes=2,
+        images={"train": 3, "val": 3, "test": 3},
+        covered=3,
+        textures=3,
+        items=dict.fromkeys(ADDED, 3),
+        tested=[Path(name) for name in tested],
+        correct=correct,
+    )
 
 
-def test_the_interval_is_the_one_of_students_widened_for_shared_images() -> None:
-    differences = [1.0, 4.0, -2.0, 3.5, 0.0]
-    low, high = correct_interval(differences, 1.0)
-    plain = compute_interval(differences)
-    assert plain is not None
-    assert low + high == pytest.approx(sum(plain))
-    assert (high - low) / (plain[1] - plain[0]) == pytest.approx(math.sqrt(1 + 5 * 1.0))
+def test_the_interval_is_over_photographs_however_often_they_are_tested() -> None:
+    outcomes = [
+        make_outcome("abc", [0, 1, 0.5], [1, 1, 0]),
+        make_outcome("cad", [1, 0, 1], [1, 0.5, 1]),
+    ]
+    assert average_by_photograph(outcomes, "real").tolist() == [0, 1, 0.75, 1]
+    by_hand = [100 * d for d in (0.75, 0, -0.25, 0)]
+    classic, found, *_ = compute_differences(outcomes)
+    assert (found.points, found.low, found.high) == (12.5, *(compute_interval(by_hand) or ()))
+    assert (classic.points, classic.low, classic.high) == (0, 0, 0)
+    again = compute_differences([*outcomes, *outcomes])
+    assert again[1] == found
+
+
+@pytest.mark.slow
+def test_the_interval_holds_about_as_often_as_it_says() -> None:
+    """Data sets of 120 made-up images, ten partitions each; copies that are worse than nothing."""
+    intervals, points = [], []
+    for seed in range(150):
+        generator = np.random.default_rng(seed)
+        labels = np.arange(120) % 10
+        real = generator.normal(size=(10, 30))[labels] + 1.6 * generator.normal(size=(120, 30))
+        copies = real + 2.5 * generator.normal(size=real.shape)
+        outcomes = []
+        for _ in range(10):
+            deals = [generator.permutation(np.flatnonzero(labels == c)) for c in range(10)]
+            train, val, test = np.stack(deals).reshape(10, 3, 4).transpose(1, 0, 2).reshape(3, 40)
+            items = [Items(real[i], labels[i], np.arange(40)) for i in (train, val, test)]
+            more = Items(copies[train], labels[train], np.arange(40))
+            right = [
+                (classify(t, *items[1:]) == labels[test]).tolist()
+                for t in (items[0], items[0] + more)
+            ]
+            names = [str(index) for index in test]
+            outcomes.append(replace(make_outcome("", *right), tested=[Path(n) for n in names]))
+        found = compute_differences(outcomes)[1]
+        intervals.append((found.low, found.high))
+        points.append(found.points)
+    truth = np.mean(points)
+    assert truth < -3
+    assert 0.88 < np.mean([low <= truth <= high for low, high in intervals]) < 0.99
+
+
+def test_one_partition_says_what_it_cannot_know(world: World, call: Any) -> None:
+    _, said = call(world, "--partition", "1", "--seeds", "1", "--ratio", "1")
+    assert "Other training images, those of other partitions, may give another answer" in said
+    lines = [line.split(" | ")[1] for line in said.splitlines() if line.startswith("| real")]
+    assert lines == ["8", "16", "16", "24", "24"]
+    assert "textures used in each partition: 8, of 8 of its train images" in said
 
 
 def make_items(seed: int, count: int) -> Items:
