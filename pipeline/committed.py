@@ -238,7 +238,8 @@ def _read_file_rows(path: Path, rows: Any, columns: Sequence[str]) -> list[pa.Ta
     """The rows of one file, given in ascending order, row group by row group."""
     tables = []
     with open_parquet(path) as file:
-        present = [name for name in columns if name in file.schema_arrow.names]
+        names = set(file.schema_arrow.names)
+        present = [name for name in columns if name in names]
         sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
         starts = np.cumsum([0, *sizes])
         group_of_row = np.searchsorted(starts, rows, side="right") - 1

@@ -8,6 +8,7 @@ which readers verify.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -79,6 +80,7 @@ def commit_rows(run: RunDirectory, table: pa.Table) -> Path:
     return path
 
 
+@functools.lru_cache(maxsize=8)
 def _leaf_paths(schema: pa.Schema) -> list[str]:
     sink = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), sink)

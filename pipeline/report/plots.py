@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -90,13 +90,13 @@ def measure_svg(values: NDArray[np.float64], threshold: float | None) -> str:
     # Equal values, a loss of 0 among them, still get bins of some width.
     margin = 0.0 if np.ptp(bounds) else 0.5 * (abs(bounds.max()) or 1.0)
     edges = spread(bounds.min() - margin, bounds.max() + margin, BINS + 1)
-    with _figure(3.1, 1.7) as (figure, file):
-        # A layout that fits itself to the labels takes half the time of all small plots.
-        figure.set_layout_engine("none")
+    # A layout that fits itself to the labels takes half the time of all small plots.
+    with _figure(3.1, 1.7, layout=None) as (figure, file):
         axes = figure.add_axes((0.12, 0.15, 0.86, 0.8), xscale="log" if logarithmic else "linear")
         axes.hist(drawn, edges.tolist(), **LOOKS["delivered"])
         if threshold is not None:
             axes.axvline(threshold, color=INK, linestyle="--")
+        axes.minorticks_off()
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         if not logarithmic:
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -142,10 +142,12 @@ def _levels(curve: Sequence[Mapping[str, float]]) -> Iterator[tuple[list[float],
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, io.StringIO]]:
+def _figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Iterator[tuple[Figure, io.StringIO]]:
     """A figure of so many inches to draw on, written to the file at the end."""
     with mpl.rc_context(STYLE):
-        figure, file = Figure(figsize=(width, height), layout="constrained"), io.StringIO()
+        figure, file = Figure(figsize=(width, height), layout=layout), io.StringIO()
         yield figure, file
         for axes in figure.axes:
             axes.spines[["top", "right"]].set_visible(False)

@@ -39,6 +39,27 @@ def test_a_rule_may_use_the_flags_before_it() -> None:
         validate_rules({"fine": "later", "later": "a < 2"}, SCHEMA)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "a < 2",
+        "A < 2",
+        '"a" < 2',
+        "COLUMNS('^a') < 2",
+        "#1 < 2",
+        "least(*COLUMNS('a')) < 2",
+        "true",
+    ],
+)
+def test_a_rule_names_a_column_as_it_likes(rule: str) -> None:
+    rules = {"low": rule, "lower": 'a < 1 AND "LOW"', "lowest": "NOT (Lower OR low)"}
+    validate_rules(rules, SCHEMA)
+    low = [True, True, rule == "true"]
+    flags = evaluate_rules(rows_of(0.0, 1.0, 2.0), rules).to_pydict()
+    expected = {"low": low, "lower": [True, False, False], "lowest": [not value for value in low]}
+    assert flags == expected
+
+
 @pytest.mark.parametrize("missing", [None, math.nan])
 def test_what_is_not_known_is_null_unless_the_rest_decides(missing: float | None) -> None:
     rules = {"low": "a < 2", "either": "a < 2 OR s = 't'", "both": "a < 2 AND s = 'u'"}

@@ -119,7 +119,8 @@ def test_rows_follow_their_own_rules(make_table: Callable[..., pa.Table]) -> Non
         (0.6, 0.7, False),
         (None, 0.9, True),
         (None, 0.2, None),
-        (0.8, math.nan, None),
+        (0.8, math.nan, False),
+        (0.5, math.nan, True),
     ],
 )
 def test_copy_flag(
