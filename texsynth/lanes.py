@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from texsynth.canvas import make_canvas
+from texsynth.blend import make_blended_canvas
 from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
 from texsynth.images import resize
@@ -37,7 +37,7 @@ from texsynth.rounding import (
 from texsynth.sensitivity import measuring_cost
 from texsynth.shapes import Images, Size
 from texsynth.start import refine
-from texsynth.tasks import StopReason, Task, TaskCheckpoint
+from texsynth.tasks import StopReason, Task, TaskCheckpoint, gather_blend
 
 
 class LaneBatch:
@@ -139,12 +139,16 @@ class LaneBatch:
         device = self._network.device
         exemplars = torch.stack([task.exemplar for task in tasks]).to(device)
         exemplars = resize(exemplars, *self._exemplar_size)
-        canvas = make_canvas(exemplars, self._size, tileable=self._config.tileable)
+        blend = gather_blend(tasks, device)
+        if blend is not None:
+            blend = blend.resize(self._exemplar_size)
+        tileable = self._config.tileable
+        canvas = make_blended_canvas(exemplars, self._size, blend, tileable=tileable)
         images = torch.cat(
             [self._bring_to_level(task, own[None]) for task, own in zip(tasks, canvas, strict=True)]
         )
         with exact_arithmetic():
-            objective = TextureObjective(self._network, exemplars, self._config, canvas)
+            objective = TextureObjective(self._network, exemplars, self._config, canvas, blend)
             if self._config.weighting != "none":
                 objective.even_out(images)
         return images, objective

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from texsynth.blend import Blend
 from texsynth.config import SynthesisConfig
 from texsynth.features import Padding, TextureNetwork
 from texsynth.gram import GramMetric, compute_gram, gram_term
@@ -56,6 +57,7 @@ class TextureObjective:
         config: weights, taps and the kind of spectrum term.
         canvas: [B, 3, H, W], targets of what is of the whole image, of the textures' size
             (`texsynth.canvas`); the exemplars unless given.
+        blend: second exemplars, whose Gram matrices enter the targets by their weights.
 
     Attributes:
         size: (H, W) of the textures.
@@ -72,6 +74,7 @@ class TextureObjective:
         exemplars: Images,
         config: SynthesisConfig,
         canvas: Images | None = None,
+        blend: Blend | None = None,
     ) -> None:
         validate_images(exemplars, "exemplars")
         canvas = exemplars if canvas is None else canvas
@@ -84,6 +87,8 @@ class TextureObjective:
         if config.tileable:
             network.require_tiling(self.taps, *self.size)
         self._gram_targets = self._compute_gram_targets(exemplars)
+        if blend is not None:
+            self._blend_gram_targets(blend)
         self._spectrum_target = self._compute_spectrum_target(canvas)
         self._metric: LossMetric | None = None
 
@@ -191,6 +196,13 @@ class TextureObjective:
             for exemplar in exemplars
         ]
         return [torch.cat(lanes) for lanes in zip(*singles, strict=True)]
+
+    def _blend_gram_targets(self, blend: Blend) -> None:
+        lanes = blend.lanes
+        others = self._compute_gram_targets(blend.partners[lanes]) if len(lanes) else []
+        for target, other in zip(self._gram_targets, others, strict=False):
+            share = blend.weights[lanes, None, None].to(other)
+            target.index_copy_(0, lanes, torch.lerp(target[lanes], other, share))
 
     def _compute_spectrum_target(self, canvas: Images) -> Tensor | None:
         if self.config.spectrum == "none":

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from texsynth.canvas import make_canvas
+from texsynth.blend import Blend, make_blended_canvas
 from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
 from texsynth.images import resize, round_to_8_bits
 from texsynth.objective import TextureObjective
 from texsynth.precision import exact_arithmetic
 from texsynth.shapes import Image8, Images
-from texsynth.tasks import CurvePoint, StopReason, Task
+from texsynth.tasks import CurvePoint, StopReason, Task, gather_blend
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SynthesisResult:
 
 
 def measure_reference_loss(
-    textures: Images, exemplar: Images, network: TextureNetwork
+    textures: Images, exemplar: Images, network: TextureNetwork, blend: Blend | None = None
 ) -> list[ReferenceLoss]:
     """The reference loss of textures of one exemplar, in float32.
 
@@ -87,6 +87,7 @@ def measure_reference_loss(
         textures: [B, 3, H, W], measured one by one, so that none changes another's rounding.
         exemplar: [1, 3, H', W'] in [0, 1], on the network's device as the textures are.
         network: whose features are compared.
+        blend: the second exemplar, of one lane, if they are blends.
 
     Raises:
         TapError: if texture or exemplar are too small for any tap.
@@ -94,8 +95,9 @@ def measure_reference_loss(
     config = SynthesisConfig.preset("reference")
     losses = []
     with torch.no_grad(), exact_arithmetic():
-        canvas = make_canvas(exemplar, (textures.shape[-2], textures.shape[-1]))
-        objective = TextureObjective(network, exemplar, config, canvas)
+        size = (textures.shape[-2], textures.shape[-1])
+        canvas = make_blended_canvas(exemplar, size, blend)
+        objective = TextureObjective(network, exemplar, config, canvas, blend)
         for texture in textures:
             terms = objective(texture[None])
             losses.append(ReferenceLoss(tuple(terms.gram[0].tolist()), float(terms.spectrum[0])))
@@ -116,7 +118,8 @@ def finish_task(task: Task, network: TextureNetwork) -> SynthesisResult:
         image = image.clamp(0, 1)
     rounded = round_to_8_bits(image)
     measured = torch.cat([image, rounded.float() / 255])
-    losses = measure_reference_loss(measured, exemplar, network)
+    blend = gather_blend([task], network.device)
+    losses = measure_reference_loss(measured, exemplar, network, blend)
     return SynthesisResult(
         index=task.index,
         image=image[0].cpu(),

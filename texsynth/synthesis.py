@@ -11,7 +11,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from texsynth.canvas import make_canvas
+from texsynth.blend import Blend, make_blended_canvas, validate_blend
 from texsynth.config import SynthesisConfig
 from texsynth.features import TextureNetwork
 from texsynth.images import resize, validate_images
@@ -45,6 +45,8 @@ def synthesize(
     *,
     output_size: Size | None = None,
     start: Images | None = None,
+    blend_with: Images | None = None,
+    blend_weights: Sequence[float] | None = None,
     lanes: int = DEFAULT_LANES,
     device: str | torch.device = "cpu",
     progress: Callable[[Progress], None] | None = None,
@@ -58,6 +60,8 @@ def synthesize(
         network: from `load_network`; moved to the device.
         output_size: (height, width) of the textures, px; the exemplars' unless given.
         start: [B, 3, H, W], images to start from instead of drawn ones.
+        blend_with: [B, 3, H', W'], second exemplars, of the first ones' size (`texsynth.blend`).
+        blend_weights: B weights of the second exemplars in [0, 1]; 0 is no blend, to the bit.
         lanes: tasks worked on at once at one level; memory grows with it.
         device: where the work is done.
         progress: called for every running task whenever the losses are looked at.
@@ -80,6 +84,8 @@ def synthesize(
         network,
         output_size=output_size,
         start=start,
+        blend_with=blend_with,
+        blend_weights=blend_weights,
         lanes=lanes,
         device=device,
     )
@@ -94,6 +100,8 @@ def prepare_synthesis(
     *,
     output_size: Size | None = None,
     start: Images | None = None,
+    blend_with: Images | None = None,
+    blend_weights: Sequence[float] | None = None,
     lanes: int = DEFAULT_LANES,
     device: str | torch.device = "cpu",
     checkpoints: Mapping[int, TaskCheckpoint] = NO_CHECKPOINTS,
@@ -115,6 +123,7 @@ def prepare_synthesis(
         raise ValueError(f"lanes is {lanes}, expected at least 1")
     if start is not None:
         validate_images(start, "start", lanes=len(exemplars))
+    blend = validate_blend(exemplars, blend_with, blend_weights)
     exemplar_size = (exemplars.shape[-2], exemplars.shape[-1])
     sizes = compute_levels(config, *(output_size or exemplar_size), exemplar_size)
     _validate_checkpoints(checkpoints, len(exemplars), sizes)
@@ -122,21 +131,27 @@ def prepare_synthesis(
     batches = make_batches(network, config, sizes, exemplar_size)
     tasks = []
     for index, exemplar in enumerate(exemplars.float()):
+        seed, own = seeds[index], None if blend is None else blend.select(index)
         if index in checkpoints:
             point, budget = checkpoints[index], config.evaluations
-            task = resume_task(point, index, exemplar, budget, seeds[index], output_size)
-            tasks.append(task)
-            continue
-        if start is None:
-            image = draw_first_start(exemplar, seeds[index], config, sizes)
+            task = resume_task(point, index, exemplar, budget, seed, output_size)
         else:
-            image = start[index].float()
-        tasks.append(Task(index, exemplar, image, config.evaluations, seeds[index], output_size))
+            if start is None:
+                image = draw_first_start(exemplar, seed, config, sizes, own)
+            else:
+                image = start[index].float()
+            task = Task(index, exemplar, image, config.evaluations, seed, output_size)
+        task.blend = own
+        tasks.append(task)
     return Synthesis(tasks, batches, network, lanes)
 
 
 def draw_first_start(
-    exemplar: Tensor, seed: int, config: SynthesisConfig, sizes: Sequence[Size]
+    exemplar: Tensor,
+    seed: int,
+    config: SynthesisConfig,
+    sizes: Sequence[Size],
+    blend: Blend | None = None,
 ) -> Tensor:
     """The start image of a task, of the coarsest level, [3, h, w].
 
@@ -145,10 +160,13 @@ def draw_first_start(
         seed: of the task.
         config: says what it starts from.
         sizes: of the texture at every level, the finest last.
+        blend: the second exemplar, of one lane.
     """
     exemplar_size = (exemplar.shape[-2], exemplar.shape[-1])
-    coarse = resize(exemplar[None], *compute_exemplar_levels(sizes, exemplar_size)[0])
-    canvas = make_canvas(coarse, sizes[0], tileable=config.tileable)
+    coarsest = compute_exemplar_levels(sizes, exemplar_size)[0]
+    coarse = resize(exemplar[None], *coarsest)
+    blend = None if blend is None else blend.resize(coarsest)
+    canvas = make_blended_canvas(coarse, sizes[0], blend, tileable=config.tileable)
     return draw_starts(canvas, [seed], config.start)[0]
 
 

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from texsynth.blend import Blend
 from texsynth.shapes import Size
 
 StopReason = Literal["plateau", "budget", "time_limit", "diverged"]
@@ -76,6 +77,7 @@ class Task:
         budget: evaluations at full size that may be spent in all.
         seed: of what is drawn for it.
         output_size: of the texture; None is the exemplar's.
+        blend: of one lane, the second exemplar of a texture that is a blend; None without.
         level: index of the level that it is at, or waits for.
         level_evaluations: spent at that level.
         begun: whether it has been on a lane, of this process.
@@ -96,6 +98,7 @@ class Task:
     budget: float
     seed: int = 0
     output_size: Size | None = None
+    blend: Blend | None = None
     level: int = 0
     level_evaluations: int = 0
     begun: bool = False
@@ -167,6 +170,17 @@ class Task:
             readings=tuple(self.readings),
             resumed_at=self.resumed_at,
         )
+
+
+def gather_blend(tasks: Sequence[Task], device: torch.device) -> Blend | None:
+    """The second exemplars of some tasks, on a device; None where no task has one."""
+    if all(task.blend is None for task in tasks):
+        return None
+    blends = [task.blend or Blend(task.exemplar[None], torch.zeros(1)) for task in tasks]
+    return Blend(
+        torch.cat([blend.partners for blend in blends]).to(device),
+        torch.cat([blend.weights for blend in blends]).to(device),
+    )
 
 
 def resume_task(
