@@ -25,6 +25,7 @@ from texsynth import (
     score,
     triage_exemplars,
 )
+from texsynth.config import REFERENCE_SPECTRUM_FACTOR
 from texsynth.images import luminance
 from texsynth.precision import exact_arithmetic
 from texsynth.spectrum import compute_spectrum, gray_spectrum_term
@@ -134,7 +135,7 @@ def _spectrum_loss(texture: Tensor, exemplar: Tensor) -> float:
     """The spectrum term of the reference loss, weight included; it needs no network."""
     gray, exemplar_gray = (luminance(image[None]) for image in (texture, exemplar))
     term = gray_spectrum_term(gray, compute_spectrum(exemplar_gray).abs())
-    return SynthesisConfig.preset("reference").spectrum_weight * term.item()
+    return REFERENCE_SPECTRUM_FACTOR * term.item()
 
 
 def _measure_network(

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from texsynth.config import SynthesisConfig
+from texsynth.config import REFERENCE_SPECTRUM_FACTOR, SynthesisConfig
 from texsynth.features import TextureNetwork
 from texsynth.images import luminance, validate_images
 from texsynth.shapes import FeatureMap, Images, Luminance
@@ -147,7 +147,7 @@ class ReferenceAlgorithm:
         for tap, target in zip(maps, self._exemplar_grams, strict=True):
             difference = compute_reference_gram(tap) - target
             loss = loss + REFERENCE.gram_weight * difference.square().sum()
-        return loss + REFERENCE.spectrum_weight * self._spectrum_term()
+        return loss + REFERENCE_SPECTRUM_FACTOR * self._spectrum_term()
 
     def _spectrum_term(self) -> Tensor:
         gray = luminance(self.variables)

@@ -19,6 +19,10 @@ ALGORITHM_VERSION = 3
 REFERENCE_TAPS = ("relu1_1", "pool1", "pool2", "pool3", "pool4", "pool5")
 REFERENCE_SIDE = 256
 """Side of the images that the published losses speak of, px."""
+REFERENCE_SPECTRUM_FACTOR = 1e5
+"""Factor of the spectrum term in the public implementation, at every size."""
+LARGEST_SPECTRUM_WEIGHT = 1000.0
+"""Above it a weight is taken for a factor, which it was in earlier versions."""
 REFERENCE_THRESHOLD = 1500.0
 """Reference loss under which the public implementation calls a texture good (`imagenet` weights,
 256 px)."""
@@ -90,8 +94,10 @@ class SynthesisConfig:
             elsewhere; or their names.
         gram_weight: factor of each tap's squared Gram difference.
         spectrum: `gray` constrains the luminance, `colour` the three channels by one common phase.
-        spectrum_weight: factor of half the squared distance to the images that have the exemplar's
-            spectrum.
+        spectrum_weight: of half the squared distance to the images that have the exemplar's
+            spectrum (`spectrum_factor`): `reference` has the public implementation's factor at
+            every size; or a number, where 1 is its balance of spectrum and Gram terms at 256 x 256
+            px, which is then that of every size and level.
         clamp: minimise the loss of the image with its pixels clamped to [0, 1], as it is stored;
             the range penalty alone knows where they are, and brings them back.
         range_weight: factor of the squared distance of the pixels to [0, 1]; 0, which needs `clamp`
@@ -120,7 +126,7 @@ class SynthesisConfig:
     taps: Taps = "auto"
     gram_weight: float = 1e9
     spectrum: Spectrum = "colour"
-    spectrum_weight: float = 1e5
+    spectrum_weight: float | Literal["reference"] = "reference"
     clamp: bool = True
     range_weight: float = 1e5
     weighting: Weighting = "sensitivity"
@@ -148,8 +154,16 @@ class SynthesisConfig:
             expected = "'auto', 'reference' or some names"
             _require(names and len(self.taps) > 0, "taps", self.taps, expected)
             object.__setattr__(self, "taps", tuple(self.taps))
-        for name in ("gram_weight", "spectrum_weight", "range_weight", "plateau_tolerance"):
+        for name in ("gram_weight", "range_weight", "plateau_tolerance"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        if self.spectrum_weight != "reference":
+            _require(
+                0 <= self.spectrum_weight <= LARGEST_SPECTRUM_WEIGHT,
+                "spectrum_weight",
+                self.spectrum_weight,
+                "'reference', or 0 to 1000 in units of the reference's balance at 256 px; what was "
+                "1e5 in earlier versions is 'reference'",
+            )
         _require(
             self.range_weight > 0 or not self.clamp,
             "range_weight",
@@ -190,6 +204,7 @@ class SynthesisConfig:
         reference: dict[str, Any] = {
             "taps": "reference",
             "spectrum": "gray",
+            "spectrum_weight": "reference",
             "clamp": False,
             "range_weight": 0.0,
             "weighting": "none",
@@ -202,6 +217,16 @@ class SynthesisConfig:
             "optimizer": LBFGSConfig(line_search="none"),
         }
         return cls(**(reference | changes))
+
+    def spectrum_factor(self, pixels: int) -> float:
+        """What the spectrum term is multiplied by in images of so many pixels.
+
+        The term sums over pixels, Gram terms are means: for a balance that no size changes, a
+        weight w counts as w * 1e5 * 256^2 / pixels.
+        """
+        if self.spectrum_weight == "reference":
+            return REFERENCE_SPECTRUM_FACTOR
+        return self.spectrum_weight * REFERENCE_SPECTRUM_FACTOR * REFERENCE_SIDE**2 / pixels
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, nested as the fields are; what `run.json` and a YAML file hold."""
@@ -240,13 +265,15 @@ def _conform_numbers(config: object, prefix: str = "") -> None:
     """Check the types of numbers; 5 becomes 5.0 in a field of fractions: one fingerprint."""
     for f in dataclasses.fields(config):  # type: ignore[arg-type]
         kind, value = str(f.type), getattr(config, f.name)
-        if (value is None and "None" in kind) or (value == "auto" and "auto" in kind):
+        if (value is None and "None" in kind) or (isinstance(value, str) and repr(value) in kind):
             continue
         number = kind.split(" ")[0]
         if number == "bool":
             _require(isinstance(value, bool), prefix + f.name, value, "true or false")
         elif number in _NUMBERS:
             accepted, convert, expected = _NUMBERS[number]
+            if word := kind.partition("Literal")[2].strip("[]"):
+                expected += f" or {word}"
             holds = isinstance(value, accepted) and not isinstance(value, bool)
             _require(holds and not math.isinf(value), prefix + f.name, value, expected)
             object.__setattr__(config, f.name, convert(value))

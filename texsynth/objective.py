@@ -12,6 +12,7 @@ or a range penalty.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -222,7 +223,7 @@ class TextureObjective:
             term = gray_spectrum_term(luminance(images), self._spectrum_target)
         else:
             term = colour_spectrum_term(images, self._spectrum_target)
-        return self.config.spectrum_weight * term
+        return self.config.spectrum_factor(math.prod(self.size)) * term
 
     def _range_term(self, images: Images) -> PerLane:
         """Its gradient is continuous, and the only one that a pixel has far outside."""

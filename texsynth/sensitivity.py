@@ -87,7 +87,8 @@ def measure_metric(
     bases = [_compute_eigenvectors(target) for target in targets]
     answers = _measure_answers(network, taps, bases, images, choose_padding(config))
     slopes = [config.gram_weight * answer for answer in answers]
-    slope_of_spectrum = config.spectrum_weight * SLOPES_OF_SPECTRUM[config.spectrum]
+    factor = config.spectrum_factor(images[0, 0].numel())
+    slope_of_spectrum = factor * SLOPES_OF_SPECTRUM[config.spectrum]
     strongest = torch.stack([slope.amax((1, 2)) for slope in slopes]).amax(0)
     strongest = strongest.clamp(min=max(slope_of_spectrum, config.range_weight))
     # Where nothing answers, all entries count alike.

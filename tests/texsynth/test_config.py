@@ -9,6 +9,11 @@ import pytest
 
 from texsynth import ConfigError, LBFGSConfig, SynthesisConfig
 
+SPECTRUM_WEIGHT_RANGE = (
+    "'reference', or 0 to 1000 in units of the reference's balance at 256 px; what was 1e5 in "
+    "earlier versions is 'reference'"
+)
+
 
 def test_reference_preset_is_the_public_implementation() -> None:
     config = SynthesisConfig.preset("reference")
@@ -16,7 +21,7 @@ def test_reference_preset_is_the_public_implementation() -> None:
         taps="reference",
         gram_weight=1e9,
         spectrum="gray",
-        spectrum_weight=1e5,
+        spectrum_weight="reference",
         clamp=False,
         range_weight=0.0,
         weighting="none",
@@ -34,7 +39,8 @@ def test_default_preset_is_the_default() -> None:
     config = SynthesisConfig.preset("default")
     assert config == SynthesisConfig()
     assert (config.taps, config.spectrum, config.start) == ("auto", "colour", "random_phase")
-    assert (config.range_weight, config.spectrum_weight, config.gram_weight) == (1e5, 1e5, 1e9)
+    assert (config.range_weight, config.gram_weight) == (1e5, 1e9)
+    assert config.spectrum_weight == "reference"
     assert config.levels == "auto"
     assert config.keep_best
     assert config.clamp
@@ -59,8 +65,9 @@ def test_unknown_preset_names_the_presets() -> None:
         ("taps", "all", "one of auto, reference"),
         ("taps", (), "'auto', 'reference' or some names"),
         ("gram_weight", -1.0, "at least 0"),
-        ("spectrum_weight", -1e-9, "at least 0"),
-        ("spectrum_weight", math.nan, "at least 0"),
+        ("spectrum_weight", -1e-9, SPECTRUM_WEIGHT_RANGE),
+        ("spectrum_weight", math.nan, SPECTRUM_WEIGHT_RANGE),
+        ("spectrum_weight", 1e5, SPECTRUM_WEIGHT_RANGE),
         ("range_weight", -1.0, "at least 0"),
         (
             "range_weight",
@@ -162,7 +169,12 @@ def test_with_values_validates() -> None:
         ({"evaluations": math.inf}, "evaluations is inf, expected a number"),
         ({"gram_weight": True}, "gram_weight is True, expected a number"),
         ({"plateau_evaluations": 2.5}, "plateau_evaluations is 2.5, expected a whole number"),
-        ({"levels": "coarse"}, "levels is 'coarse', expected a whole number"),
+        ({"levels": "coarse"}, "levels is 'coarse', expected a whole number or 'auto'"),
+        (
+            {"spectrum_weight": "auto"},
+            "spectrum_weight is 'auto', expected a number or 'reference'",
+        ),
+        ({"gram_weight": "reference"}, "gram_weight is 'reference', expected a number"),
         ({"levels": [2]}, r"levels is \[2\], expected a whole number"),
         ({"time_limit_s": "1h"}, "time_limit_s is '1h', expected a number"),
         ({"keep_best": "yes"}, "keep_best is 'yes', expected true or false"),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from texsynth import SynthesisConfig, TextureNetwork, TextureObjective
 from texsynth.config import Start, Weighting
+from texsynth.features import Padding
 from texsynth.images import resize
 from texsynth.lanes import LaneBatch
 from texsynth.lbfgs import lbfgs_init
@@ -20,7 +21,7 @@ from texsynth.tasks import Task
 
 CONFIG = SynthesisConfig(
     gram_weight=1e6,
-    spectrum_weight=1e3,
+    spectrum_weight=1e-2 * (32 / 256) ** 2,  # a factor of 1e3 at 32 px
     range_weight=1e3,
     weighting="none",
     settle=False,
@@ -81,9 +82,11 @@ def test_targets_and_steps_use_exact_arithmetic(
 ) -> None:
     allowed, forward = [], TextureNetwork.forward
 
-    def spy(self: TextureNetwork, images: Tensor, taps: Sequence[str]) -> list[Tensor]:
+    def spy(
+        self: TextureNetwork, images: Tensor, taps: Sequence[str], *padding: Padding
+    ) -> list[Tensor]:
         allowed.append(torch.backends.cudnn.allow_tf32)
-        return forward(self, images, taps)
+        return forward(self, images, taps, *padding)
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(TextureNetwork, "forward", spy)

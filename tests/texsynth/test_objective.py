@@ -17,7 +17,7 @@ SPECTRA = ["none", "gray", "colour"]
 
 def config_of(**changes: Any) -> SynthesisConfig:
     """Weights that make all three terms matter at these sizes."""
-    settings = {"taps": TAPS, "gram_weight": 1e3, "spectrum_weight": 10.0, "range_weight": 10.0}
+    settings = {"taps": TAPS, "gram_weight": 1e3, "spectrum_weight": 3e-7, "range_weight": 10.0}
     return SynthesisConfig(**({"clamp": False} | settings | changes))
 
 
@@ -42,7 +42,8 @@ def slow_terms(
         fx, fe = torch.fft.fft2(x), torch.fft.fft2(e)
         z = (fx * fe.conj()).sum(0)
         projection = torch.fft.ifft2(fe * z / z.abs()).real
-        spectrum = config.spectrum_weight * ((x - projection) ** 2).sum() / 2
+        factor = config.spectrum_weight * 1e5 * 256**2 / image[0].numel()
+        spectrum = factor * ((x - projection) ** 2).sum() / 2
     above, below = image[image > 1] - 1, image[image < 0]
     outside = config.range_weight * ((above**2).sum() + (below**2).sum())
     return gram, spectrum, outside
@@ -164,6 +165,27 @@ def test_weights_are_factors_of_their_terms(
     for term in ("gram", "spectrum", "range"):
         factor = 4 if name.startswith(term) else 1
         torch.testing.assert_close(getattr(after, term), factor * getattr(before, term))
+
+
+@pytest.mark.parametrize(("weight", "growth"), [(0.3, 1), ("reference", 4)])
+@pytest.mark.parametrize("spectrum", ["gray", "colour"])
+def test_a_number_as_weight_of_the_spectrum_means_the_same_at_every_size(
+    network: TextureNetwork, draw_images: DrawImages, spectrum: str, weight: Any, growth: int
+) -> None:
+    """Of four copies side by side, whose Gram matrices are means over as many equal positions."""
+    config = config_of(spectrum=spectrum, spectrum_weight=weight)
+    exemplars, images = draw_images(2, 8, 12), draw_images(2, 8, 12, seed=1)
+    small = TextureObjective(network, exemplars, config)(images).spectrum
+    repeated = TextureObjective(network, exemplars.repeat(1, 1, 2, 2), config)
+    large = repeated(images.repeat(1, 1, 2, 2)).spectrum
+    torch.testing.assert_close(large, growth * small, rtol=1e-9, atol=0)
+
+
+def test_a_weight_of_1_is_the_reference_at_256_px_alone() -> None:
+    one, reference = (config_of(spectrum_weight=weight) for weight in (1, "reference"))
+    assert one.spectrum_factor(256 * 256) == reference.spectrum_factor(256 * 256) == 1e5
+    assert one.spectrum_factor(128 * 512) == reference.spectrum_factor(1) == 1e5
+    assert one.spectrum_factor(128 * 128) == 4e5
 
 
 def test_total_is_the_sum_of_all_terms() -> None:

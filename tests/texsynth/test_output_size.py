@@ -30,7 +30,11 @@ from texsynth.sensitivity import PROBE_COST
 from texsynth.start import refine
 
 CONFIG = SynthesisConfig(
-    gram_weight=1e6, spectrum_weight=1e3, range_weight=1e3, levels=1, evaluations=PROBE_COST + 10
+    gram_weight=1e6,
+    spectrum_weight=1e-2 * (32 / 256) ** 2,  # a factor of 1e3 at 32 px
+    range_weight=1e3,
+    levels=1,
+    evaluations=PROBE_COST + 10,
 )
 TWO_LEVELS = dataclasses.replace(CONFIG, levels=2)
 SIZES = [(48, 64), (24, 40), (16, 16)]
@@ -114,7 +118,7 @@ def test_a_texture_of_any_size_is_made_and_measured(
     network: TextureNetwork, size: tuple[int, int], preset: Any
 ) -> None:
     config = SynthesisConfig.preset(preset, evaluations=PROBE_COST + 12)
-    config = dataclasses.replace(config, gram_weight=1e6, spectrum_weight=1e3)
+    config = dataclasses.replace(config, gram_weight=1e6, spectrum_weight=CONFIG.spectrum_weight)
     exemplars = draw(2)
     for result in run(exemplars, config, network, output_size=size):
         assert tuple(result.image.shape) == (3, *size) == tuple(result.image_8bit.shape)

@@ -29,7 +29,7 @@ from texsynth.tasks import Task
 
 CONFIG = SynthesisConfig(
     gram_weight=1e6,
-    spectrum_weight=1e3,
+    spectrum_weight=1e-2 * (32 / 256) ** 2,  # a factor of 1e3 at 32 px
     range_weight=1e3,
     weighting="none",
     levels=1,
@@ -111,7 +111,7 @@ def test_where_rounding_costs_much_the_stored_image_keeps_the_loss(
 ) -> None:
     # What is minimised is what is reported.
     config = dataclasses.replace(
-        CONFIG, gram_weight=1e9, spectrum="gray", spectrum_weight=1e5, evaluations=700
+        CONFIG, gram_weight=1e9, spectrum="gray", spectrum_weight="reference", evaluations=700
     )
     exemplars = draw()
     (at_once,) = synthesize(exemplars, [0], dataclasses.replace(config, settle=False), network)

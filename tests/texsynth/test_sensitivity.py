@@ -19,7 +19,11 @@ DrawImages = Callable[..., Tensor]
 TAPS = ("relu1_1", "pool1")
 WEIGHTINGS: list[Weighting] = ["none", "sensitivity"]
 CONFIG = SynthesisConfig(
-    taps=TAPS, gram_weight=1e3, spectrum_weight=10.0, clamp=False, range_weight=10.0
+    taps=TAPS,
+    gram_weight=1e3,
+    spectrum_weight=1e-4 * (12 / 256) ** 2,  # a factor of 10 at 12 px
+    clamp=False,
+    range_weight=10.0,
 )
 
 
@@ -128,8 +132,8 @@ def test_weights_are_the_formula_of_the_answers(
                 squares.append((basis.T @ (change / sensitivity.PROBE_STEP) @ basis) ** 2)
             answers.append(CONFIG.gram_weight * torch.stack(squares).mean(0))
         strongest = max(float(answer.max()) for answer in answers)
-        strongest = max(strongest, CONFIG.range_weight, 0.5 * CONFIG.spectrum_weight)
-        slopes = torch.tensor([0.5 * CONFIG.spectrum_weight, CONFIG.range_weight]).double()
+        strongest = max(strongest, CONFIG.range_weight, 0.5 * 10)
+        slopes = torch.tensor([0.5 * 10, CONFIG.range_weight]).double()
         answers += list(slopes)
         for weights, answer in zip(weights_of(metric), answers, strict=True):
             expected = (1 + answer / (FLOOR * strongest)) ** -0.5

@@ -32,7 +32,7 @@ from texsynth.tasks import CURVE_POINTS, Task
 MakeNetwork = Callable[..., TextureNetwork]
 CONFIG = SynthesisConfig(
     gram_weight=1e6,
-    spectrum_weight=1e3,
+    spectrum_weight=1e-2 * (32 / 256) ** 2,  # a factor of 1e3 at 32 px
     range_weight=1e3,
     settle=False,
     weighting="none",
