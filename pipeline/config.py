@@ -204,7 +204,8 @@ class RunConfig(BaseModel):
             ConfigError: as `resolve_synthesis`, or if several crops are not random.
             RuleError: for a flag that does not exist, or a rule that is none.
         """
-        validate_rules(resolve_rules(self.flag_rules), row_schema())
+        if self.flag_rules:
+            validate_rules(resolve_rules(self.flag_rules), row_schema())
         if self.crops > 1 and self.crop != "random":
             raise ConfigError(
                 f"crops is {self.crops} with crop {self.crop!r}, expected crop 'random'"
