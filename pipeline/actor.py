@@ -29,6 +29,7 @@ from pipeline.attempts import (
     group_size,
     load_attempts,
 )
+from pipeline.blends import blend_arguments, load_blend
 from pipeline.config import RunConfig
 from pipeline.lane_checkpoints import load_checkpoint, remove_checkpoint, save_checkpoint
 from pipeline.resume import RunRecord, RunRecordError, load_run_record
@@ -333,7 +334,8 @@ class SynthesisActor:
             self._synthesis_seconds += time.monotonic() - advanced
             for result in results:
                 task = tasks[result.index]
-                row = self._maker.texture(task, result, exemplars[result.index])
+                blend = load_blend(task, self._config.size)
+                row = self._maker.texture(task, result, exemplars[result.index], blend)
                 del waiting[task["task_id"]]
                 self._beat()
                 yield row
@@ -356,6 +358,7 @@ class SynthesisActor:
             lanes=lanes,
             device=self._network.device,
             checkpoints={index: point for index, point in found.items() if point is not None},
+            **blend_arguments(exemplars, [load_blend(task, self._config.size) for task in tasks]),
         )
 
     def _save_checkpoints(self, work: Synthesis, tasks: Sequence[Row]) -> None:

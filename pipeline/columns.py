@@ -28,6 +28,8 @@ TRY = pa.struct(
     ]
 )
 
+LABEL = pa.struct([("category", STRING), ("weight", FLOAT)])
+
 STATUSES = ("ok", "failed", "timeout", "quarantined")
 FLAGGED = "flagged"
 """Beside the statuses, what can be done again: textures that are not accepted."""
@@ -55,9 +57,15 @@ TASK = (
     Column("task_id", STRING, "Identity of the task; unique in a run.", True),
     Column("exemplar_id", STRING, "The exemplar, as in the manifest.", True),
     Column("category", STRING, "Category from the manifest; null if it has none."),
-    Column("split", STRING, "Split from the manifest; null if it has none."),
+    Column(
+        "labels",
+        pa.list_(LABEL),
+        "The categories of all parents with their weights, which sum to 1: one entry, or two for a"
+        " blend of two categories; null without a category.",
+    ),
+    Column("split", STRING, "Split from the manifest, of both parents; null if it has none."),
     Column("crop", INT32, "Number of the crop of this exemplar, from 0.", True),
-    Column("variation", INT32, "Number of the variation of this crop, from 0.", True),
+    Column("variation", INT32, "Number of the variation, or blend, of this crop, from 0.", True),
     Column(
         "seed",
         INT64,
@@ -109,6 +117,19 @@ SOURCE = (
     Column("crop_top", INT32, "Top edge of the crop in the source, px; null if not decoded."),
     Column("crop_side", INT32, "Side of the crop in the source, px; null if not decoded."),
     Column("upscaled", BOOL, "The crop was smaller than the exemplar; null if not decoded."),
+)
+
+BLEND = (
+    Column("blend_exemplar_id", STRING, "The partner, as in the manifest; null if it is no blend."),
+    Column("blend_path", STRING, "The partner's image, as in the manifest; null if no blend."),
+    Column("blend_exemplar_sha256", STRING, "SHA-256 of that file's bytes; null if not read."),
+    Column("blend_category", STRING, "The partner's category; null if it has none."),
+    Column(
+        "blend_weight",
+        FLOAT,
+        "The partner's weight, 0.3 to 0.5: its share in Gram matrices, spectrum and labels; null if"
+        " it is no blend.",
+    ),
 )
 
 LOSS = (
@@ -271,6 +292,7 @@ GROUPS: dict[str, tuple[Column, ...]] = {
     "Task": TASK,
     "Texture": TEXTURE,
     "Source": SOURCE,
+    "Blend": BLEND,
     "Loss": LOSS,
     "Effort": EFFORT,
     "Copying": COPYING,

@@ -14,6 +14,7 @@ import yaml
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pipeline.blends import BlendCategories
 from pipeline.columns import RETRYABLE
 from pipeline.crops import CropMode
 from pipeline.flags import resolve_rules, validate_rules
@@ -66,6 +67,14 @@ class RunConfig(BaseModel):
     )
     crops: int = Field(1, ge=1, description="Crops per exemplar; more than 1 with --crop random.")
     variations: int = Field(1, ge=1, description="Textures per crop.")
+    blends: int = Field(
+        0,
+        ge=0,
+        description="Further textures per crop, each blended with another exemplar of its split.",
+    )
+    blend_categories: BlendCategories = Field(
+        "any", description="Of that other exemplar: any, the same, or other than the first's."
+    )
     evaluations: float | None = Field(
         None,
         ge=1,
@@ -201,7 +210,8 @@ class RunConfig(BaseModel):
         """The same run with every setting of the synthesis spelled out.
 
         Raises:
-            ConfigError: as `resolve_synthesis`, or if several crops are not random.
+            ConfigError: as `resolve_synthesis`; if several crops are not random, or something is
+                said of blends without any.
             RuleError: for a flag that does not exist, or a rule that is none.
         """
         if self.flag_rules:
@@ -209,6 +219,10 @@ class RunConfig(BaseModel):
         if self.crops > 1 and self.crop != "random":
             raise ConfigError(
                 f"crops is {self.crops} with crop {self.crop!r}, expected crop 'random'"
+            )
+        if self.blend_categories != "any" and not self.blends:
+            raise ConfigError(
+                f"blend_categories is {self.blend_categories!r} with blends 0, expected blends"
             )
         synthesis = self.resolve_synthesis().to_dict()
         weights = self.weights
@@ -226,10 +240,11 @@ class RunConfig(BaseModel):
     def identity(self, weights: str, weights_sha256: str) -> dict[str, Any]:
         """What changes a texture: not lanes, actors, addresses, thresholds or counts.
 
-        Nor time limits: a texture that met one says so in its row.
+        Nor time limits: a texture that met one says so in its row. Nor tiles: as lanes, they change
+        it by rounding only.
         """
         synthesis = self.resolve_synthesis().to_dict()
-        del synthesis["time_limit_s"]
+        del synthesis["time_limit_s"], synthesis["tile_px"]
         if not synthesis["tileable"]:
             del synthesis["tileable"]
         # As tileable, only where it is another one: runs made before there was a choice go on.

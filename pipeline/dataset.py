@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from pipeline.image_reader import ImageReader
-from pipeline.labels import choose_classes, compute_labels
+from pipeline.labels import SoftLabels, choose_classes, compute_labels
 from pipeline.query import as_run
 from pipeline.rundir import RunDirectory
 from pipeline.selection import Selection, locate_rows, number_groups
@@ -42,13 +42,15 @@ class SyntheticTextures(Dataset[tuple[Any, Any]]):
         split: Only textures of exemplars in this split.
         accepted_only: Leave out textures with a fault.
         transform: Of the image, a PIL one, RGB: one of `torchvision.transforms.v2`, say.
-        target_transform: Of the class index.
+        target_transform: Of the label.
         mix_with: A real data set, without a transform of its own. Its items come first, and both
             transforms are applied to them too.
         ratio: Textures per real item: 1 doubles the data, 0.5 adds half as many. As even as can be
             over the exemplars; drawn by `seed`. All textures if None.
         classes: Names in the order of their indices; if None, those of `mix_with`, else the
             categories of the run, sorted.
+        soft_labels: Labels are weights of the classes, float32 [classes], those of both parents in
+            a blend, as of `torchvision.transforms.v2.MixUp`; of real items too.
         seed: Of the draw.
         buffered_groups: Row groups that each process holds.
 
@@ -71,10 +73,11 @@ class SyntheticTextures(Dataset[tuple[Any, Any]]):
         split: str | None = None,
         accepted_only: bool = True,
         transform: Callable[[Image.Image], Any] | None = None,
-        target_transform: Callable[[int], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
         mix_with: RealDataset | None = None,
         ratio: float | None = None,
         classes: Sequence[str] | None = None,
+        soft_labels: bool = False,
         seed: int = 0,
         buffered_groups: int = BUFFERED_GROUPS,
     ) -> None:
@@ -87,6 +90,7 @@ class SyntheticTextures(Dataset[tuple[Any, Any]]):
         self.classes = choose_classes(directory, classes, mix_with)
         self.class_to_idx = {name: index for index, name in enumerate(self.classes)}
         self.labels = compute_labels(rows, self.classes)
+        self._soft = SoftLabels(rows, self.classes) if soft_labels else None
         self.transform, self.target_transform = transform, target_transform
         self.real_items = 0 if mix_with is None else len(mix_with)
         self.buffered_groups = buffered_groups
@@ -101,11 +105,14 @@ class SyntheticTextures(Dataset[tuple[Any, Any]]):
             raise IndexError(f"item {index}: there are {len(self)}")
         index %= len(self)
         image: Any
+        label: Any
         if self._real is not None and index < self.real_items:
             image, label = self._real[index]
+            label = label if self._soft is None else self._soft.of_class(label)
         else:
             position = index - self.real_items
             image, label = self._images[position], int(self.labels[position])
+            label = label if self._soft is None else self._soft[position]
         if self.transform is not None:
             image = self.transform(image)
         return image, label if self.target_transform is None else self.target_transform(label)

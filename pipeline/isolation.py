@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import RunConfig
-from pipeline.prepare import PREPARED, ExemplarSource, prepare_tasks
+from pipeline.prepare import PREPARED, ExemplarSource, prepare_tasks, with_prepared
 from pipeline.rundir import PREPARING_SUFFIX, RunDirectory
 from pipeline.shards import compute_rows_digest
 from pipeline.watchdog import Watchdog
@@ -121,10 +121,7 @@ def _failed(tasks: pa.Table, what: str) -> pa.Table:
     values: dict[str, Any] = dict.fromkeys(PREPARED.names)
     values["error_type"] = DecoderDeathError.__name__
     values["error"] = f"image {path!r}: the process that decoded it {what}"
-    for field in PREPARED:
-        column = pa.array([values[field.name]] * len(tasks), field.type)
-        tasks = tasks.append_column(field, column)
-    return tasks
+    return with_prepared(tasks, {name: [value] * len(tasks) for name, value in values.items()})
 
 
 def _to_bytes(table: pa.Table) -> bytes:

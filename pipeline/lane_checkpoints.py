@@ -22,7 +22,10 @@ from texsynth import CurvePoint, TaskCheckpoint
 from texsynth.tasks import validate_checkpoint
 
 KEY = "texsynth_checkpoint"
-IDENTITY = ("task_id", "seed", "exemplar_sha256", "crop_left", "crop_top", "crop_side")
+IDENTITY = (
+    *("task_id", "seed", "exemplar_sha256", "crop_left", "crop_top", "crop_side"),
+    *("blend_exemplar_sha256", "blend_weight"),
+)
 """What must be as it was for a texture in the making to go on."""
 
 logger = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ def save_checkpoint(run: RunDirectory, task: Mapping[str, Any], checkpoint: Task
         for f in dataclasses.fields(checkpoint)
         if f.name not in ("image", "index")
     }
-    text = json.dumps({name: task[name] for name in IDENTITY} | values)
+    text = json.dumps({name: task.get(name) for name in IDENTITY} | values)
     with atomic_path(checkpoint_path(run, task["task_id"])) as temporary:
         try:
             save_file({"image": checkpoint.image.contiguous()}, temporary, {KEY: text})
@@ -76,7 +79,9 @@ def load_checkpoint(
     try:
         with safe_open(path, "pt") as file:
             values = json.loads(file.metadata()[KEY])
-            if [values.pop(name) for name in IDENTITY] != [task[name] for name in IDENTITY]:
+            if [values.pop(name, None) for name in IDENTITY] != [
+                task.get(name) for name in IDENTITY
+            ]:
                 return None
             checkpoint = _restore(values, file.get_tensor("image"))
         validate_checkpoint(checkpoint, sizes, f"checkpoint {str(path)!r}")

@@ -20,6 +20,9 @@ KEYS = ("exemplar_id", "crop", "variation")
 NORMALISATION = "normalisation"
 """Of the network's input: no column, but in `run.json`."""
 
+HAS_TEXTURE = "delivered_loss IS NOT NULL AND blend_exemplar_id IS NULL"
+"""Of a row that is compared: blends of two runs have their partners by chance."""
+
 AnyRun = RunDirectory | Path | str
 
 
@@ -29,7 +32,7 @@ class Pairs:
 
     Attributes:
         names: Of the runs.
-        textures: Of each, paired or not.
+        textures: Of each, paired or not; blends are left aside.
         frame: A row per pair: KEYS, `category` of A, and every column asked for as NAME_a, NAME_b.
         problems: Files that could not be read, in words.
     """
@@ -85,8 +88,8 @@ def describe_differences(frame: pd.DataFrame, name: str, consequence: str) -> li
 
 
 def _textures(run: str) -> str:
-    """SQL of the rows of a run that have a texture."""
-    return f"(SELECT * FROM metrics WHERE run = {quote_text(run)} AND delivered_loss IS NOT NULL)"  # noqa: S608
+    """SQL of the rows of a run that have a texture of one exemplar."""
+    return f"(SELECT * FROM metrics WHERE run = {quote_text(run)} AND {HAS_TEXTURE})"  # noqa: S608
 
 
 def _join(database: MetricsDatabase, columns: Sequence[str]) -> pd.DataFrame:

@@ -32,7 +32,8 @@ class RunPlan:
     """What a run would cost if no plateau ended a task before its budget; times are estimates.
 
     Args:
-        exemplars, categories: of the manifest; `crops` per exemplar, `variations` per crop.
+        exemplars, categories: of the manifest; `crops` per exemplar, `variations` and
+            `blends` per crop.
         tasks, tasks_done, tasks_left: of the run; totals are of those left.
         evaluations_per_task, evaluations_total: in evaluations at full size.
         levels: from coarse to fine.
@@ -53,6 +54,7 @@ class RunPlan:
     categories: int
     crops: int
     variations: int
+    blends: int
     tasks: int
     tasks_done: int
     tasks_left: int
@@ -95,10 +97,11 @@ def plan_run(manifest_path: Path, config: RunConfig, out: Path | None = None) ->
     tasks = checked.tasks
     left = len(tasks) if run is None else _count_left(run, tasks, config)
     counts = {
-        "exemplars": len(tasks) // (config.crops * config.variations),
+        "exemplars": len(tasks) // (config.crops * (config.variations + config.blends)),
         "categories": pc.count_distinct(tasks["category"]).as_py(),
         "crops": config.crops,
         "variations": config.variations,
+        "blends": config.blends,
         "tasks": len(tasks),
         "tasks_done": len(tasks) - left,
         "tasks_left": left,

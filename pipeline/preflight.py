@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 import texsynth
+from pipeline.blends import expand_blends
 from pipeline.config import RunConfig
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.prepare import PREPARED
@@ -119,10 +120,7 @@ def check_run(manifest_path: Path, config: RunConfig, run: RunDirectory | None) 
         reserved=RESERVED_COLUMNS.union(PREPARED.names),
         allow_outside_root=config.allow_outside_root,
     )
-    exemplars = select_split(manifest, config.partition, config.split).slice(0, config.limit)
-    tasks = expand_tasks(
-        exemplars, crops=config.crops, variations=config.variations, seed=config.seed
-    )
+    tasks = _expand(select_split(manifest, config.partition, config.split), config)
     network = texsynth.load_network(config.weights, normalisation=config.normalisation)
     synthesis = config.resolve_synthesis()
     sizes = compute_levels(synthesis, *config.texture_size, config.exemplar_size)
@@ -136,6 +134,25 @@ def check_run(manifest_path: Path, config: RunConfig, run: RunDirectory | None) 
     if previous is not None:
         refuse_other_run(previous, record)
     return CheckedRun(tasks, record, network)
+
+
+def _expand(allowed: pa.Table, config: RunConfig) -> pa.Table:
+    """Textures of the exemplars that a run takes, then their blends."""
+    exemplars = allowed.slice(0, config.limit)
+    tasks = expand_tasks(
+        exemplars, crops=config.crops, variations=config.variations, seed=config.seed
+    )
+    if not config.blends:
+        return tasks
+    blends = expand_blends(
+        exemplars,
+        allowed,
+        crops=config.crops,
+        blends=config.blends,
+        seed=config.seed,
+        categories=config.blend_categories,
+    )
+    return pa.concat_tables([tasks, blends])
 
 
 def _make_record(
@@ -180,6 +197,7 @@ def refuse_other_run(previous: RunRecord, record: RunRecord) -> None:
                 "partitions; take the same value, or another directory (`texsynth filter` takes "
                 "from a run what is safe for a partition)"
             )
+    _refuse_other_partners(previous, record)
     for name in THRESHOLDS:
         before, now = previous.config.get(name), record.config.get(name)
         if before != now:
@@ -191,4 +209,25 @@ def refuse_other_run(previous: RunRecord, record: RunRecord) -> None:
         raise RunMismatchError(
             f"the run carries the manifest columns {previous.carried.names}, this manifest has "
             f"{record.carried.names} (or other types); take the same columns, or another directory"
+        )
+
+
+def _refuse_other_partners(previous: RunRecord, record: RunRecord) -> None:
+    """Refuse to draw the partners of blends anew, among others than before.
+
+    Raises:
+        RunMismatchError: Says what differs.
+    """
+    if not (previous.config.get("blends") and record.config.get("blends")):
+        return
+    before, now = (one.config.get("blend_categories") for one in (previous, record))
+    if before != now:
+        raise RunMismatchError(
+            f"blend_categories is {now!r}, the blends of this run were drawn with {before!r}; take "
+            "the same value, or another directory"
+        )
+    if previous.manifest_sha256 != record.manifest_sha256:
+        raise RunMismatchError(
+            f"manifest {record.manifest!r} is not what it was, and the blends of this run would "
+            "get other partners; take the manifest as it was, or another directory"
         )

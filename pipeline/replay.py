@@ -19,10 +19,11 @@ import torch
 from pydantic import ValidationError
 
 import texsynth
+from pipeline.blends import load_blend, make_blend
 from pipeline.committed import Scan, read_from_scan, read_rows
 from pipeline.config import RunConfig, describe_validation
 from pipeline.preflight import require_device
-from pipeline.prepare import ExemplarSource, prepare_tasks
+from pipeline.prepare import ExemplarSource, load_partner, prepare_tasks
 from pipeline.report import remake_exemplar
 from pipeline.resume import RunRecord, load_run_record
 from pipeline.resynthesis import measure_delivered_loss, resynthesize
@@ -36,6 +37,7 @@ from pipeline.row_comparison import (
 from pipeline.rows import Row, RowMaker
 from pipeline.rundir import RunDirectory
 from pipeline.tasks import TASK_COLUMNS
+from texsynth.blend import Blend
 from texsynth.config import ALGORITHM_VERSION, ConfigError
 from texsynth.decoding import ImageError
 from texsynth.images import image_to_tensor, tensor_to_pil
@@ -138,12 +140,14 @@ class _Maker:
     network: texsynth.TextureNetwork
     out: Path | None
 
-    def make(self, row: Row, exemplar: torch.Tensor) -> Row:
+    def make(self, row: Row, exemplar: torch.Tensor, blend: Blend | None) -> Row:
         """The row as the run would make it now, alone on one lane."""
         synthesis, size = self.config.resolve_synthesis(), self.config.texture_size
-        result = resynthesize(row, exemplar, synthesis, self.network, size)
-        made = RowMaker(self.record, self.config, self.network).texture(row, result, exemplar)
+        result = resynthesize(row, exemplar, synthesis, self.network, size, blend=blend)
+        maker = RowMaker(self.record, self.config, self.network)
+        made = maker.texture(row, result, exemplar, blend)
         self.save({"exemplar": exemplar, "replayed": result.image_8bit})
+        self.save({} if blend is None else {"partner": blend.partners[0]})
         return made
 
     def save(self, pictures: dict[str, torch.Tensor]) -> None:
@@ -157,7 +161,8 @@ class _Maker:
 def _replay_texture(row: Row, maker: _Maker) -> Replay:
     """Make a texture again and compare it with the one that is stored."""
     exemplar = _cut_exemplar(row, maker)
-    made = maker.make(row, exemplar)
+    blend = _cut_partner(row, maker)
+    made = maker.make(row, exemplar, blend)
     known = {name: row[name] for name in ("task_id", "status")}
     known["circumstances"] = find_circumstances(row, made)
     if made["status"] == "failed":
@@ -165,7 +170,7 @@ def _replay_texture(row: Row, maker: _Maker) -> Replay:
     try:
         stored = _to_tensor(decode_png(row["image"]["bytes"]))
         maker.save({"stored": stored})
-        measured = measure_delivered_loss(stored, exemplar, maker.network)
+        measured = measure_delivered_loss(stored, exemplar, maker.network, blend)
     except (SyntaxError, ValueError, OSError) as error:
         reason = f"the stored image cannot be measured: {error}"
         return Replay(**known, verdict="different", reason=reason)
@@ -181,7 +186,7 @@ def _replay_error(row: Row, maker: _Maker) -> Replay:
     try:
         exemplar, made = _prepare(row, maker)
         if exemplar is not None:
-            made = maker.make(row, exemplar)
+            made = maker.make(row, exemplar, load_blend(made, maker.config.size))
     except ReplayError:
         raise
     except Exception as error:
@@ -223,6 +228,17 @@ def _cut_exemplar(row: Row, maker: _Maker) -> torch.Tensor:
     except ImageError as error:
         raise ReplayError(_where(row, str(error))) from error
     return _to_tensor(decode_png(png))
+
+
+def _cut_partner(row: Row, maker: _Maker) -> Blend | None:
+    """The partner of a blend, cut as the run does it; None where there is none."""
+    if row["blend_exemplar_id"] is None:
+        return None
+    try:
+        crop = load_partner(row, ExemplarSource(maker.record.root, maker.config))
+    except (ImageError, OSError) as error:
+        raise ReplayError(_where(row, f"partner {row['blend_path']!r}: {error}")) from error
+    return make_blend(crop.pixels, row["blend_weight"])
 
 
 def _prepare(row: Row, maker: _Maker) -> tuple[torch.Tensor | None, Row]:

@@ -11,8 +11,10 @@ import math
 
 import torch
 
+from pipeline.blends import blend_arguments
 from pipeline.rows import Row
 from texsynth import SynthesisConfig, TextureNetwork
+from texsynth.blend import Blend
 from texsynth.results import SynthesisResult, finish_task, measure_reference_loss
 from texsynth.scheduler import Synthesis
 from texsynth.shapes import Size
@@ -29,6 +31,8 @@ def resynthesize(
     config: SynthesisConfig,
     network: TextureNetwork,
     output_size: Size | None = None,
+    *,
+    blend: Blend | None = None,
 ) -> SynthesisResult:
     """Synthesise the texture of a row again.
 
@@ -38,6 +42,7 @@ def resynthesize(
         config: Of the run; its time limit is not kept.
         network: On the device that is to work.
         output_size: (height, width) of the texture, px; None is the exemplar's.
+        blend: Its partner, of one lane, if it is a blend.
     """
     config = dataclasses.replace(config, time_limit_s=None)
     stops = list(row["resumed_at"] or [])
@@ -55,6 +60,7 @@ def resynthesize(
             lanes=1,
             device=network.device,
             checkpoints=checkpoints,
+            **blend_arguments(exemplar[None], [blend]),
         )
         result = _advance(work, stop)
         if result is not None:
@@ -65,11 +71,15 @@ def resynthesize(
     # Its seed does not matter: nothing is drawn for it any more.
     budget = config.evaluations
     task = resume_task(checkpoints[0], 0, exemplar, budget, seed=0, output_size=output_size)
+    task.blend = blend
     return _end_early(task, checkpoints[0], config, network)
 
 
 def measure_delivered_loss(
-    pixels: torch.Tensor, exemplar: torch.Tensor, network: TextureNetwork
+    pixels: torch.Tensor,
+    exemplar: torch.Tensor,
+    network: TextureNetwork,
+    blend: Blend | None = None,
 ) -> float:
     """Reference loss of a stored texture, as rows have it.
 
@@ -77,12 +87,15 @@ def measure_delivered_loss(
         pixels: [3, H, W], 8-bit values over 255.
         exemplar: [3, H, W] in [0, 1].
         network: Of the run.
+        blend: Its partner, of one lane, if it is a blend.
 
     Raises:
         TapError: One of the two is too small for any tap.
     """
     texture, source = (image[None].to(network.device) for image in (pixels, exemplar))
-    (loss,) = measure_reference_loss(texture, source, network)
+    if blend is not None:
+        blend = blend.to(network.device)
+    (loss,) = measure_reference_loss(texture, source, network, blend)
     return loss.total
 
 

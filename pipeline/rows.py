@@ -13,10 +13,13 @@ import numpy as np
 import torch
 
 import texsynth
+from pipeline.blend_measures import combine_measures
+from pipeline.blends import soft_labels
 from pipeline.config import RunConfig
 from pipeline.flags import resolve_rules
 from pipeline.resume import RunRecord
 from pipeline.schema import REQUIRED_COLUMNS, RESERVED_COLUMNS, SchemaError
+from texsynth.blend import Blend
 from texsynth.config import REFERENCE_SIDE, REFERENCE_TAPS, REFERENCE_THRESHOLD
 from texsynth.copies import layout_correlation, luminance_layout
 from texsynth.displacement import displacement_score
@@ -34,6 +37,10 @@ MEASURED = tuple(
     & RESERVED_COLUMNS - {"gram_errors"}
 )
 """Measures that have columns of their own names."""
+
+
+NOT_CARRIED = ("pixels", "blend_pixels", "error_type", "error")
+"""Columns of a prepared task that are none of its row, or that the row has by other ways."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -62,13 +69,20 @@ class RowMaker:
         rules = resolve_rules(config.flag_rules)
         self._flag_rules = [{"flag": flag, "rule": rule} for flag, rule in rules.items()]
 
-    def texture(self, task: Row, result: SynthesisResult, exemplar: torch.Tensor) -> Row:
+    def texture(
+        self,
+        task: Row,
+        result: SynthesisResult,
+        exemplar: torch.Tensor,
+        blend: Blend | None = None,
+    ) -> Row:
         """The row of a finished texture; a failed one if its loss is not finite.
 
         Args:
             task: As prepared, with the number of this attempt as `attempts`.
             result: Its texture.
             exemplar: [3, H, W] in [0, 1].
+            blend: Its partner, of one lane, if it is a blend.
         """
         effort = _effort_values(result)
         if not np.isfinite(result.float_loss.total):
@@ -80,8 +94,8 @@ class RowMaker:
             | _texture_values(task, result)
             | _loss_values(result)
             | effort
-            | self._quality_values(result, exemplar)
-            | {"status": status, "loss_threshold": self._loss_threshold(result)}
+            | self._measures(result, exemplar, blend)
+            | {"status": status, "loss_threshold": self._loss_threshold(result, blend)}
         )
 
     def failed(self, task: Row, error: BaseException, *, context: str | None = None) -> Row:
@@ -123,8 +137,9 @@ class RowMaker:
 
     def _task_values(self, task: Row) -> Row:
         """What the task brought along, and where it was done."""
-        carried = {k: v for k, v in task.items() if k not in ("pixels", "error_type", "error")}
+        carried = {k: v for k, v in task.items() if k not in NOT_CARRIED}
         return carried | {
+            "labels": soft_labels(task),
             "finished_at": datetime.datetime.now(datetime.UTC),
             "preset": self._config.preset,
             "config_fingerprint": self._record.fingerprint,
@@ -138,7 +153,7 @@ class RowMaker:
             "flag_rules": self._flag_rules,
         }
 
-    def _loss_threshold(self, result: SynthesisResult) -> float | None:
+    def _loss_threshold(self, result: SynthesisResult, blend: Blend | None) -> float | None:
         """The user's; else 1500 where the published losses speak of the same thing."""
         if self._config.loss_threshold is not None:
             return self._config.loss_threshold
@@ -147,8 +162,18 @@ class RowMaker:
             and self._config.normalisation in (None, "none")
             and self._config.size == REFERENCE_SIDE
             and result.taps == REFERENCE_TAPS
+            and blend is None
         )
         return REFERENCE_THRESHOLD if published else None
+
+    def _measures(
+        self, result: SynthesisResult, exemplar: torch.Tensor, blend: Blend | None
+    ) -> Row:
+        """Measures of the stored image against its exemplar, or both of its parents."""
+        values = self._quality_values(result, exemplar)
+        if blend is None:
+            return values
+        return combine_measures(values, self._quality_values(result, blend.partners[0]))
 
     def _quality_values(self, result: SynthesisResult, exemplar: torch.Tensor) -> Row:
         """Measures of the stored image; few of images that are too small for the rest."""

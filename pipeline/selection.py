@@ -26,6 +26,7 @@ from pipeline.rundir import RunDirectory, require_run
 READ_COLUMNS = (
     *("task_id", "exemplar_id", "exemplar_sha256", "category"),
     *("variation", "crop", "seed", "height", "width"),
+    *("blend_category", "blend_weight"),
 )
 LOCATED = pa.schema(
     [
@@ -33,6 +34,7 @@ LOCATED = pa.schema(
         *((name, pa.int32()) for name in ("variation", "crop")),
         ("seed", pa.int64()),
         *((name, pa.int32()) for name in ("height", "width")),
+        *(("blend_category", pa.string()), ("blend_weight", pa.float64())),
         ("file", pa.string()),
         *((name, pa.int32()) for name in ("row_group", "row")),
     ]

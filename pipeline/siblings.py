@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from pipeline.committed import Scan, read_rows
 from texsynth.copies import LAYOUT_SIDE
 
-KEYS = ("exemplar_id", "crop", "variation", "status")
+KEYS = ("exemplar_id", "crop", "variation", "status", "blend_exemplar_id")
+SIBLINGS = ("exemplar_id", "crop", "is_blend")
 BATCH_ROWS = 16_384
 """Layouts read at once, unless one exemplar has more: 17 MB, held three times at most."""
 MATRIX_ROWS = 1024
@@ -28,7 +29,8 @@ MATRIX_ROWS = 1024
 def compute_sibling_distances(scan: Scan) -> pa.Array:
     """1 - the correlation of each texture's layout with the most similar of its earlier siblings.
 
-    Earlier siblings are the `ok` rows of the same exemplar and crop with a lower variation. The
+    Earlier siblings are the `ok` rows of the same exemplar and crop with a lower variation, those
+    of a blend the blends among them. The
     first of them is compared with none, so that it stays when all others turn out to be the same.
 
     Args:
@@ -41,9 +43,10 @@ def compute_sibling_distances(scan: Scan) -> pa.Array:
         FileNotFoundError, UnreadableFileError: As `read_rows`.
     """
     keys = read_rows(scan, scan.winners, KEYS)
+    keys = keys.append_column("is_blend", pc.is_valid(keys["blend_exemplar_id"]))
     keys = keys.append_column("place", pa.array(np.arange(len(keys))))
     keys = keys.filter(pc.equal(keys["status"], "ok"))
-    keys = keys.sort_by([(name, "ascending") for name in ("exemplar_id", "crop", "variation")])
+    keys = keys.sort_by([(name, "ascending") for name in (*SIBLINGS, "variation")])
     places, starts = keys["place"].to_numpy(), _find_starts(keys)
     distances = np.full(len(scan.winners), np.nan)
     for first, last in _batches(starts):
@@ -82,9 +85,9 @@ def _find_starts(keys: pa.Table) -> Any:
     """Where each exemplar and crop begins in sorted rows, and where the last ends."""
     if not len(keys):
         return np.zeros(1, np.int64)
-    columns = [keys[name].combine_chunks() for name in ("exemplar_id", "crop")]
+    columns = [keys[name].combine_chunks() for name in SIBLINGS]
     changed = [pc.not_equal(column[1:], column[:-1]).to_numpy(False) for column in columns]
-    inner = np.flatnonzero(changed[0] | changed[1]) + 1
+    inner = np.flatnonzero(np.logical_or.reduce(changed)) + 1
     return np.concatenate([[0], inner, [len(keys)]])
 
 

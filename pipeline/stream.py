@@ -18,7 +18,7 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.image_reader import decode_texture
-from pipeline.labels import choose_classes, compute_labels
+from pipeline.labels import SoftLabels, choose_classes, compute_labels
 from pipeline.query import as_run
 from pipeline.rundir import RunDirectory
 from pipeline.selection import Selection, locate_rows, number_groups, read_stretches
@@ -36,7 +36,7 @@ class StreamedTextures(IterableDataset[tuple[Any, Any]]):
 
     Args:
         run: A run directory, finished or not. What is committed later is not in it.
-        partition, split, accepted_only, transform, target_transform, classes: As of
+        partition, split, accepted_only, transform, target_transform, classes, soft_labels: As of
             `SyntheticTextures`.
         buffer: Images to shuffle among; 0: none, and row groups in the order of storage.
         seed: With the epoch, fixes the order.
@@ -63,8 +63,9 @@ class StreamedTextures(IterableDataset[tuple[Any, Any]]):
         split: str | None = None,
         accepted_only: bool = True,
         transform: Callable[[Image.Image], Any] | None = None,
-        target_transform: Callable[[int], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
         classes: Sequence[str] | None = None,
+        soft_labels: bool = False,
         buffer: int = BUFFER,
         seed: int = 0,
         rank: int | None = None,
@@ -77,6 +78,7 @@ class StreamedTextures(IterableDataset[tuple[Any, Any]]):
         self.classes = choose_classes(self._run, classes)
         self.class_to_idx = {name: index for index, name in enumerate(self.classes)}
         self.labels = compute_labels(self.rows, self.classes)
+        self._soft = SoftLabels(self.rows, self.classes) if soft_labels else None
         self.transform, self.target_transform = transform, target_transform
         self._buffer, self._seed, self._even = buffer, seed, even
         self._rank, self._world_size = _resolve_rank(rank, world_size)
@@ -95,19 +97,21 @@ class StreamedTextures(IterableDataset[tuple[Any, Any]]):
         ours = self._order(np.random.default_rng((self._seed, epoch)))
         mine = np.array_split(ours, workers)[number]
         generator = np.random.default_rng((self._seed, epoch, self._rank, number))
-        for task_id, label, png in shuffle(self._read(mine), self._buffer, generator):
+        for task_id, position, png in shuffle(self._read(mine), self._buffer, generator):
             image: Any = decode_texture(png, task_id)
             if self.transform is not None:
                 image = self.transform(image)
+            label: Any = int(self.labels[position])
+            label = label if self._soft is None else self._soft[position]
             yield image, label if self.target_transform is None else self.target_transform(label)
 
     def _read(self, positions: NDArray[np.int64]) -> Iterator[tuple[str, int, bytes]]:
-        """Task id, label and PNG of some rows."""
+        """Task id, position and PNG of some rows."""
         rows = self.rows.select(["task_id", "file", "row_group", "row"]).take(positions)
-        labelled = rows.append_column("label", pa.array(self.labels[positions]))
-        for part, pngs in read_stretches(self._run, labelled):
-            columns = (part["task_id"].to_pylist(), part["label"].to_pylist(), pngs.to_pylist())
-            yield from zip(*columns, strict=True)
+        placed = rows.append_column("position", pa.array(positions))
+        for part, pngs in read_stretches(self._run, placed):
+            columns = (part[name].to_pylist() for name in ("task_id", "position"))
+            yield from zip(*columns, pngs.to_pylist(), strict=True)
 
     def _order(self, generator: np.random.Generator) -> NDArray[np.int64]:
         """Numbers of the rows of this rank, group by group."""

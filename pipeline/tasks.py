@@ -6,6 +6,7 @@ tasks it already has.
 """
 
 import hashlib
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,17 @@ TASK_COLUMNS = (
     "crop",
     "variation",
     "seed",
+    "blend_exemplar_id",
+    "blend_path",
+    "blend_exemplar_sha256",
+    "blend_category",
+    "blend_weight",
 )
+BLEND_FIELDS = (
+    *(pa.field(name, pa.string()) for name in TASK_COLUMNS[8:12]),
+    pa.field(TASK_COLUMNS[12], pa.float64()),
+)
+"""Of the partner in a blend (`pipeline.blends`); null in all other tasks."""
 # Sizes of the source file: output rows have columns of these names for the texture, and give the
 # source's as measured.
 SOURCE_COLUMNS = ("width", "height")
@@ -28,7 +39,9 @@ SOURCE_COLUMNS = ("width", "height")
 ROWS_PER_SLICE = 65_536
 
 
-def expand_tasks(table: pa.Table, *, crops: int, variations: int, seed: int) -> pa.Table:
+def expand_tasks(
+    table: pa.Table, *, crops: int, variations: int, seed: int, mark: Literal["v", "b"] = "v"
+) -> pa.Table:
     """Return one row per task, exemplar by exemplar, crop by crop, variation by variation.
 
     In this order the tasks of one exemplar are neighbours: its file is decoded for all of them
@@ -39,11 +52,13 @@ def expand_tasks(table: pa.Table, *, crops: int, variations: int, seed: int) -> 
         crops: crops of each exemplar, numbered from 0; at least 1.
         variations: variations of each crop, numbered from 0; at least 1.
         seed: the run's seed, any integer.
+        mark: before the number of a variation, or of a blend, in a task's id.
 
     Returns:
         `TASK_COLUMNS`, then all further columns but `SOURCE_COLUMNS` in the manifest's order.
-        `task_id` is "EXEMPLAR_ID-cCROP-vVARIATION", `seed` is `task_seed(seed, task_id)`;
-        `category` and `split` are null where the manifest has no such column.
+        `task_id` is "EXEMPLAR_ID-cCROP-vVARIATION" (or -bNUMBER, of a blend), `seed` is
+        `task_seed(seed, task_id)`; `category` and `split` are null where the manifest has no
+        such column.
 
     Raises:
         ValueError: a count below 1, a column missing, or a column whose name a task needs.
@@ -54,7 +69,8 @@ def expand_tasks(table: pa.Table, *, crops: int, variations: int, seed: int) -> 
     missing = {"exemplar_id", "path"}.difference(table.column_names)
     if missing:
         raise ValueError(f"manifest columns {table.column_names}: {sorted(missing)} missing")
-    taken = {"task_id", "crop", "variation", "seed"}.intersection(table.column_names)
+    own = {"task_id", "crop", "variation", "seed", *(field.name for field in BLEND_FIELDS)}
+    taken = own.intersection(table.column_names)
     if taken:
         raise ValueError(f"manifest columns {sorted(taken)}: tasks have columns of these names")
     for name in ("category", "split"):
@@ -62,7 +78,10 @@ def expand_tasks(table: pa.Table, *, crops: int, variations: int, seed: int) -> 
             table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
     starts = range(0, max(table.num_rows, 1), ROWS_PER_SLICE)
     return pa.concat_tables(
-        [_expand_slice(table.slice(s, ROWS_PER_SLICE), crops, variations, seed) for s in starts]
+        [
+            _expand_slice(table.slice(start, ROWS_PER_SLICE), (crops, variations), seed, mark)
+            for start in starts
+        ]
     )
 
 
@@ -72,7 +91,8 @@ def task_seed(seed: int, task_id: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _expand_slice(table: pa.Table, crops: int, variations: int, seed: int) -> pa.Table:
+def _expand_slice(table: pa.Table, counts: tuple[int, int], seed: int, mark: str) -> pa.Table:
+    crops, variations = counts
     exemplars = np.arange(table.num_rows)
     crop = np.tile(np.repeat(np.arange(crops, dtype=np.int32), variations), len(exemplars))
     variation = np.tile(np.arange(variations, dtype=np.int32), len(exemplars) * crops)
@@ -81,7 +101,7 @@ def _expand_slice(table: pa.Table, crops: int, variations: int, seed: int) -> pa
     task_id = pc.binary_join_element_wise(
         tasks["exemplar_id"],
         pc.binary_join_element_wise("c", numbers["crop"].cast(pa.string()), ""),
-        pc.binary_join_element_wise("v", numbers["variation"].cast(pa.string()), ""),
+        pc.binary_join_element_wise(mark, numbers["variation"].cast(pa.string()), ""),
         "-",
     )
     seeds = [task_seed(seed, name) for name in task_id.to_pylist()]
@@ -90,6 +110,7 @@ def _expand_slice(table: pa.Table, crops: int, variations: int, seed: int) -> pa
         **numbers,
         "task_id": task_id,
         "seed": pa.array(seeds, pa.int64()),
+        **{field.name: pa.nulls(len(tasks), field.type) for field in BLEND_FIELDS},
     }
     placed = {*TASK_COLUMNS, *SOURCE_COLUMNS}
     further = [name for name in table.column_names if name not in placed]

@@ -56,6 +56,10 @@ class Blend:
         blend = Blend(self.partners[chosen], self.weights[chosen])
         return blend if len(blend.lanes) else None
 
+    def to(self, device: torch.device) -> Blend:
+        """The same on a device."""
+        return Blend(self.partners.to(device), self.weights.to(device))
+
     def resize(self, size: Size) -> Blend:
         """The same with partners of another size."""
         return Blend(resize(self.partners, *size), self.weights)

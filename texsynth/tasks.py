@@ -177,10 +177,8 @@ def gather_blend(tasks: Sequence[Task], device: torch.device) -> Blend | None:
     if all(task.blend is None for task in tasks):
         return None
     blends = [task.blend or Blend(task.exemplar[None], torch.zeros(1)) for task in tasks]
-    return Blend(
-        torch.cat([blend.partners for blend in blends]).to(device),
-        torch.cat([blend.weights for blend in blends]).to(device),
-    )
+    partners = torch.cat([blend.partners for blend in blends])
+    return Blend(partners, torch.cat([blend.weights for blend in blends])).to(device)
 
 
 def resume_task(

@@ -54,6 +54,8 @@ def _describe(plan: RunPlan) -> Iterator[str]:
         _count(plan.crops, "crop"),
         _count(plan.variations, "variation"),
     ]
+    if plan.blends:
+        parts[-1] = f"({parts[-1]} + {_count(plan.blends, 'blend')})"
     done = f"; {plan.tasks_done:,} done, {plan.tasks_left:,} left" if plan.tasks_done else ""
     categories = _count(plan.categories, "category", "categories")
     yield f"tasks: {' x '.join(parts)} = {plan.tasks:,}, in {categories}{done}"

@@ -135,6 +135,8 @@ class HuggingFaceDataset:
 
 def _feature(field: pa.Field) -> dict[str, Any]:
     """A column as the card's head has it."""
+    if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+        return {"name": field.name, "list": [_feature(part) for part in field.type.value_type]}
     if pa.types.is_list(field.type):
         return {"name": field.name, "sequence": str(field.type.value_type)}
     return {"name": field.name, "dtype": str(field.type)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from pipeline.export.textures import Textures
+from pipeline.export.textures import LABELS, Textures
 from pipeline.manifest.sources import JOINT_LABELS
 
 MANIFEST = "manifest.csv"
@@ -20,6 +20,8 @@ RENAMED = {
     "parent_crop": "crop",
     "second_parent_id": "blend_exemplar_id",
     "second_parent_sha256": "blend_exemplar_sha256",
+    "second_parent_category": "blend_category",
+    "second_parent_weight": "blend_weight",
     "synthesis_task_id": "task_id",
     "synthesis_variation": "variation",
     "synthesis_seed": "seed",
@@ -34,7 +36,7 @@ def describe_textures(textures: Textures) -> pa.Table:
     `split` is that of the selection's partition, the columns `split_K` are those of all.
     """
     table = textures.table
-    kept = ["category", "split", *textures.split_columns, JOINT_LABELS, "width", "height"]
+    kept = ["category", "split", *textures.split_columns, JOINT_LABELS, LABELS, "width", "height"]
     there = set(table.column_names)
     return pa.table(
         {
@@ -46,7 +48,7 @@ def describe_textures(textures: Textures) -> pa.Table:
 
 
 def manifest_table(textures: Textures, paths: list[str], sha256: list[str]) -> pa.Table:
-    """The rows of `manifest.csv`, which has no place for the list of joint labels.
+    """The rows of `manifest.csv`, which has no place for lists of labels.
 
     Args:
         textures: What was exported.
@@ -57,4 +59,4 @@ def manifest_table(textures: Textures, paths: list[str], sha256: list[str]) -> p
     table = table.add_column(1, "path", pa.array(paths, pa.string()))
     place = table.column_names.index("width")
     table = table.add_column(place, "sha256", pa.array(sha256, pa.string()))
-    return table.select([name for name in table.column_names if name != JOINT_LABELS])
+    return table.select([name for name in table.column_names if name not in (JOINT_LABELS, LABELS)])

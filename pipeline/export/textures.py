@@ -25,7 +25,9 @@ UNCATEGORISED = "uncategorised"
 UNASSIGNED = "unassigned"
 BLENDED = PARENTS[1][::2]
 """Columns that name a second parent, id and SHA-256, of textures that are blended of two."""
-CARRIED = (*SPLIT_COLUMNS, JOINT_LABELS, *BLENDED)
+LABELS = "labels"
+"""Column with the weights of a texture's categories."""
+CARRIED = (*SPLIT_COLUMNS, JOINT_LABELS, LABELS, *BLENDED)
 """Columns of an export that a run need not have."""
 MADE_BY = ("preset", "config_fingerprint", "weights", "weights_sha256", "texsynth_version")
 """Columns that say what made a texture."""

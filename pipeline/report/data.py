@@ -83,6 +83,11 @@ def _rows(gallery: Gallery) -> dict[str, Any]:
         "task": rows["task_id"].tolist(),
         "exemplar": rows["exemplar"].tolist(),
         "variation": rows["variation"].tolist(),
+        "blend": {
+            number: _describe_partner(record)
+            for number, record in enumerate(records)
+            if record["blend_exemplar_id"] is not None
+        },
         "attempts": rows["attempts"].tolist(),
         "status": [STATUSES.index(status) for status in rows["status"]],
         "side": [record["width"] and int(record["width"]) for record in records],
@@ -106,6 +111,13 @@ def _rows(gallery: Gallery) -> dict[str, Any]:
         "flagged": rows["flagged"].astype(int).tolist(),
         "reasons": gallery.reasons,
     }
+
+
+def _describe_partner(record: dict[str, Any]) -> str:
+    """The partner in a blend, as `42 % of b-1 (banded)`."""
+    category = record["blend_category"]
+    kind = "" if category is None else f" ({category})"
+    return f"{100 * record['blend_weight']:.0f} % of {record['blend_exemplar_id']}{kind}"
 
 
 def round_numbers(values: pd.Series[Any]) -> list[float | None]:

@@ -53,8 +53,15 @@ function exemplarName(exemplar) {
   return severalCrops ? `${name}, crop ${exemplars.crop[exemplar]}` : name;
 }
 
+function textureName(row) {
+  const kind = rows.blend[row] === undefined ? "variation" : "blend";
+  const partner = kind === "blend" ? ` with ${rows.blend[row]}` : "";
+  return `${kind} ${rows.variation[row]}${partner}`;
+}
+
 function rowName(row) {
-  return `Variation ${rows.variation[row]} of ${exemplarName(rows.exemplar[row])}`;
+  const name = textureName(row);
+  return `${name[0].toUpperCase()}${name.slice(1)} of ${exemplarName(rows.exemplar[row])}`;
 }
 
 function isMade(row) {
@@ -69,7 +76,7 @@ function haystack(row) {
   const exemplar = rows.exemplar[row];
   haystacks[row] ??= [
     rows.task[row], exemplars.exemplar_id[exemplar], exemplars.category[exemplar],
-    exemplars.path[exemplar], rows.error[row], ...rows.reasons[row],
+    exemplars.path[exemplar], rows.error[row], rows.blend[row], ...rows.reasons[row],
   ].join("\n").toLowerCase().replaceAll("\0", "␀"); // As the page shows the null byte.
   return haystacks[row];
 }
@@ -240,7 +247,7 @@ function drawEnlarged(row, side, chosen) {
     ? element("div", { className: "blank", textContent: "No image is stored in this row." })
     : drawPicture(rows.full[row], rows.tile[row], rowName(row), side)];
   if (dialog.querySelector("[name=spectra]").checked && rows.tile[row] >= 0) parts.push(...drawSpectrum(row, side));
-  const caption = [element("strong", { textContent: `variation ${rows.variation[row]}` })];
+  const caption = [element("strong", { textContent: textureName(row) })];
   if (status !== "ok") caption.push(` ${status}`);
   if (rows.tile[row] >= 0 && !rows.full[row]) caption.push(" (thumbnail)");
   if (rows.error[row]) caption.push(element("div", { className: "error", textContent: rows.error[row] }));
@@ -251,14 +258,14 @@ function drawEnlarged(row, side, chosen) {
 
 function drawSpectrum(row, side) {
   if (!rows.spectrum[row]) return [element("p", { className: "muted", textContent: "No spectrum: the report has no pair at full size." })];
-  const label = `Spectrum of variation ${rows.variation[row]} less that of its exemplar`;
+  const label = `Spectrum of ${textureName(row)} less that of its exemplar`;
   const image = element("img", { className: "spectrum", src: `${data.pictures}/${rows.spectrum[row]}`, alt: label, width: side, height: side });
   return [image];
 }
 
 function drawDetails(members, chosen) {
   const head = element("tr", {}, [element("td"), ...members.map((row) =>
-    element("th", { scope: "col", textContent: `${row === chosen ? "▸ " : ""}variation ${rows.variation[row]}` }))]);
+    element("th", { scope: "col", textContent: `${row === chosen ? "▸ " : ""}${textureName(row)}` }))]);
   const line = (label, title, cells, className = "") =>
     element("tr", { className }, [element("th", { scope: "row", textContent: label, title }), ...cells]);
   const known = measures.filter(({ name }) => members.some((row) => rows.measures[name][row] !== null));
@@ -314,7 +321,7 @@ function drawCurves(members) {
   const legend = element("ul", {}, members.map((row, member) => {
     const dot = element("span", { textContent: "● " });
     dot.style.color = CURVE_COLOURS[member % CURVE_COLOURS.length];
-    return element("li", {}, [dot, `variation ${rows.variation[row]}`]);
+    return element("li", {}, [dot, textureName(row)]);
   }));
   return element("div", { className: "curve" }, [svg, legend]);
 }

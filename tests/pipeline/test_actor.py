@@ -61,6 +61,7 @@ def test_rows_are_complete(
     rows = rows_of(run)
     nulls = {"error_type", "error", "split", "loss_threshold", "below_threshold"}
     nulls |= {"delivered_below_threshold", "sibling_distance", "sibling_duplicate", "tries"}
+    nulls |= {name for name in row_schema().names if name.startswith("blend_")}
     for name in ("a-c0-v0", "a-c0-v1"):
         row = rows[name]
         assert {key for key, value in row.items() if value is None} == nulls

@@ -62,6 +62,14 @@ def rows(make_row: Callable[..., Row]) -> list[Row]:
             # Second parents: in the same split of one partition, of both, and not exported.
             "blend_exemplar_id": {6: "x.6", 8: "x.7", 10: "x.99"}.get(number),
             "blend_exemplar_sha256": f"{exemplar + 3:064d}" if number in (6, 8, 10) else None,
+            "blend_category": "bark" if number in (6, 8, 10) else None,
+            "blend_weight": 0.375 if number in (6, 8, 10) else None,
+            "labels": [
+                {"category": f"l{exemplar}", "weight": 0.625},
+                {"category": "bark", "weight": 0.375},
+            ]
+            if exemplar
+            else None,
             "variation": number % 2,
             "seed": number,
             "height": 8,
@@ -137,6 +145,9 @@ def test_the_manifest_has_a_row_for_each_texture(
         assert entry["split"] == row["split_2"]
         assert entry["second_parent_id"] == row["blend_exemplar_id"]
         assert entry["second_parent_sha256"] == row["blend_exemplar_sha256"]
+        assert entry["second_parent_category"] == row["blend_category"]
+        weight = row["blend_weight"]
+        assert entry["second_parent_weight"] == (None if weight is None else str(weight))
         assert entry["synthesis_seed"] == str(row["seed"])
         if form in ("folder", "dtd"):
             assert (out / entry["path"]).read_bytes() == png
@@ -254,11 +265,14 @@ def test_webdataset_reads_shards(filled: RunDirectory, chosen: list[Row], tmp_pa
             found.append((pixels_of(sample["png"]), CLASSES[sample["cls"]]))
             row = paths[f"{Path(sample['__url__']).name}/{sample['__key__']}.png"]
             about = {name: value for name, value in row.items() if name != "path"}
-            labels = sample["json"].pop("joint_labels")
-            assert labels == of_task[row["synthesis_task_id"]]["joint_labels"]
+            for name in ("joint_labels", "labels"):
+                labels = sample["json"].pop(name)
+                assert labels == of_task[row["synthesis_task_id"]][name]
             said = {**sample["json"], "synthesis_seed": str(sample["json"]["synthesis_seed"])}
             for name in ("parent_crop", "synthesis_variation"):
                 said[name] = str(said[name])
+            weight = said["second_parent_weight"]
+            said["second_parent_weight"] = None if weight is None else str(weight)
             assert said == about
         assert Counter(found) == expected(wanted)
     # The library leaves shards open; here that is no error.
@@ -297,8 +311,9 @@ def test_hugging_face_reads_its_directory(
         raw = loaded[split].cast_column("image", datasets.Image(decode=False))
         digests = [hashlib.sha256(row["image"]["bytes"]).hexdigest() for row in raw]
         assert digests == raw["sha256"][:]
-        labels = {row["task_id"]: row["joint_labels"] for row in wanted}
-        assert dict(zip(raw["synthesis_task_id"], raw["joint_labels"], strict=True)) == labels
+        for name in ("joint_labels", "labels"):
+            labels = {row["task_id"]: row[name] for row in wanted}
+            assert dict(zip(raw["synthesis_task_id"], raw[name], strict=True)) == labels
 
 
 def test_hugging_face_misses_a_file_that_is_gone(filled: RunDirectory, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def tasks_of(path: Path, *, allow_outside_root: bool = False, **counts: int) -> 
 
 def prepared(tasks: pa.Table, path: Path, config: RunConfig) -> list[dict[str, Any]]:
     table = prepare_tasks(tasks, ExemplarSource(str(path.parent), config))
-    assert table.schema.names == [*tasks.schema.names, *PREPARED.names]
+    added = [name for name in PREPARED.names if name not in tasks.schema.names]
+    assert table.schema.names == [*tasks.schema.names, *added]
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 

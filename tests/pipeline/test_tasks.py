@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import tasks
-from pipeline.tasks import TASK_COLUMNS, expand_tasks
+from pipeline.tasks import BLEND_FIELDS, TASK_COLUMNS, expand_tasks
 
 IDS = st.lists(st.text(st.characters(codec="utf-8"), min_size=1), unique=True, max_size=6)
 
@@ -46,6 +46,7 @@ def test_tasks_are_the_ordered_product(ids, crops, variations, seed):
                 "crop": crop,
                 "variation": variation,
                 "seed": int(digest[:16], 16) // 2,
+                **{field.name: None for field in BLEND_FIELDS},
                 "note": f"note of {name}",
             }
         )
