@@ -27,7 +27,7 @@ from benchmarks.published_pairs import obtain_texture
 from texsynth import SynthesisConfig, TextureNetwork, load_network, score, triage_exemplars
 from texsynth.images import tensor_to_pil
 
-WEIGHTS = (1.0, 0.1, 0.01, 0.001)
+WEIGHTS = (10.0, 1.0, 0.1, 0.01, 0.001)
 SETTINGS: dict[str, dict[str, Any]] = {
     "colour-reference": {},
     **{f"colour-{weight:g}": {"spectrum_weight": weight} for weight in WEIGHTS},
@@ -119,7 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     add_options(parser, size=128)
     parser.add_argument("--normalisation", help="of the network's input: none or imagenet")
     parser.add_argument("--judge", default="hed", help="weights of the held-out Gram error")
-    parser.add_argument("--evaluations", type=float, default=150, help="budget")
+    parser.add_argument("--evaluations", type=float, default=100, help="budget")
     parser.add_argument("--textures", type=Path, required=True, help="folder of what is made")
     parser.add_argument(
         "--settings", nargs="*", choices=SETTINGS, default=list(SETTINGS), help="all unless given"
