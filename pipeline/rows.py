@@ -19,6 +19,7 @@ from pipeline.config import RunConfig
 from pipeline.flags import resolve_rules
 from pipeline.resume import RunRecord
 from pipeline.schema import REQUIRED_COLUMNS, RESERVED_COLUMNS, SchemaError
+from texsynth import TextureNetwork
 from texsynth.blend import Blend
 from texsynth.config import REFERENCE_SIDE, REFERENCE_TAPS, REFERENCE_THRESHOLD
 from texsynth.copies import layout_correlation, luminance_layout
@@ -60,9 +61,7 @@ class RowMaker:
         network: That makes the textures.
     """
 
-    def __init__(
-        self, record: RunRecord, config: RunConfig, network: texsynth.TextureNetwork
-    ) -> None:
+    def __init__(self, record: RunRecord, config: RunConfig, network: TextureNetwork) -> None:
         self._record = record
         self._config = config
         self._network = network
@@ -170,18 +169,23 @@ class RowMaker:
         self, result: SynthesisResult, exemplar: torch.Tensor, blend: Blend | None
     ) -> Row:
         """Measures of the stored image against its exemplar, or both of its parents."""
-        values = self._quality_values(result, exemplar)
         if blend is None:
-            return values
-        return combine_measures(values, self._quality_values(result, blend.partners[0]))
+            return self._quality_values(result, exemplar, self._network)
+        parents = (exemplar, blend.partners[0])
+        return combine_measures(*(self._quality_values(result, one, None) for one in parents))
 
-    def _quality_values(self, result: SynthesisResult, exemplar: torch.Tensor) -> Row:
-        """Measures of the stored image; few of images that are too small for the rest."""
+    def _quality_values(
+        self, result: SynthesisResult, exemplar: torch.Tensor, network: TextureNetwork | None
+    ) -> Row:
+        """Measures of the stored image; few of images that are too small for the rest.
+
+        Gram errors need a network.
+        """
         device = self._network.device
         texture = (result.image_8bit[None].float() / 255).to(device)
         original = exemplar[None].to(device)
         try:
-            (measures,) = measure_quality(texture, original, self._network)
+            (measures,) = measure_quality(texture, original, network)
             (kind,) = triage_exemplars(original)
         except PairError:
             # Too small for most of them, not for those that tell copies and speckle.

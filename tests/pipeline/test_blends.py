@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,11 +20,12 @@ from pipeline.blend_measures import OF_NEARER_PARENT, combine_measures
 from pipeline.blends import WEIGHTS, expand_blends, soft_labels
 from pipeline.config import RunConfig
 from pipeline.dataset import SyntheticTextures
+from pipeline.lane_checkpoints import load_checkpoint, save_checkpoint
 from pipeline.replay import load_row, replay_row
 from pipeline.run import run_manifest
 from pipeline.rundir import RunDirectory
 from pipeline.stream import StreamedTextures
-from texsynth import ConfigError
+from texsynth import ConfigError, CurvePoint, TaskCheckpoint
 
 MakeConfig = Callable[..., RunConfig]
 Call = Callable[..., tuple[int, str, str]]
@@ -259,6 +261,8 @@ def test_a_run_of_blends_is_made_verified_replayed_and_goes_on(
     assert " b" in out
     more = quick_config(blends=2, blend_categories="other", split="train", lanes=1)
     assert run_manifest(manifest, run.path, more, quiet).done_now == 3
+    distances = [load_row(run, f"a-c0-{name}")["sibling_distance"] for name in ("v0", "b0", "b1")]
+    assert [distance is None for distance in distances] == [True, True, False]
     other_partners = more.model_copy(update={"blend_categories": "any"})
     with pytest.raises(ValueError, match="blend_categories is 'any'"):
         run_manifest(manifest, run.path, other_partners, quiet)
@@ -280,3 +284,23 @@ def test_a_partner_that_cannot_be_read_is_a_failed_row_that_names_it(
     assert (row["status"], row["error_type"]) == ("failed", "ImageError")
     assert f"(partner {row['blend_exemplar_id']!r})" in row["error"]
     assert replay_row(run, row).verdict == "the same error"
+
+
+def test_a_checkpoint_of_another_partner_or_weight_is_passed_over(run: RunDirectory) -> None:
+    task: dict[str, Any] = {"task_id": "a-c0-b0", "seed": 1, "exemplar_sha256": "a"}
+    task |= {"crop_left": 0, "crop_top": 0, "crop_side": 32}
+    task |= {"blend_exemplar_sha256": "b", "blend_weight": 0.4}
+    point = TaskCheckpoint(
+        index=0,
+        level=0,
+        level_evaluations=3,
+        image=torch.zeros(3, 32, 32),
+        spent=3.0,
+        iterations=2,
+        seconds=1.0,
+        curve=(CurvePoint(3.0, 1.0, 32),),
+    )
+    save_checkpoint(run, task, point)
+    assert load_checkpoint(run, task, [(32, 32)]) is not None
+    for change in ({"blend_exemplar_sha256": "c"}, {"blend_weight": 0.3}):
+        assert load_checkpoint(run, task | change, [(32, 32)]) is None
