@@ -17,7 +17,13 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 import texsynth
-from texsynth import SynthesisConfig, TextureNetwork, load_exemplar, synthesize
+from texsynth import (
+    SynthesisConfig,
+    SynthesisResult,
+    TextureNetwork,
+    load_exemplar,
+    synthesize,
+)
 from texsynth.config import ALGORITHM_VERSION
 from texsynth.images import tensor_to_pil
 
@@ -72,15 +78,23 @@ def load_pairs(directory: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def obtain_texture(
-    path: Path, exemplar: Tensor, config: SynthesisConfig, network: TextureNetwork
+    path: Path,
+    exemplar: Tensor,
+    config: SynthesisConfig,
+    network: TextureNetwork,
+    *,
+    seed: int = SEED,
 ) -> Texture:
     """The texture in a file, which is made first where it is missing.
 
     Ends the program if the file holds one that was made from or by anything else.
     """
-    making = _describe_making(exemplar, config, network)
+    making = _describe_making(exemplar, config, network, seed)
     if not path.exists():
-        _make_texture(path, exemplar, config, network, making)
+        results = synthesize(
+            exemplar[None], [seed], config, network, lanes=1, device=network.device
+        )
+        _keep_texture(path, next(results), making)
     with Image.open(path) as image:
         kept = image.info
     if kept.get("making") != making:
@@ -88,7 +102,9 @@ def obtain_texture(
     return Texture(load_exemplar(path), Effort(**json.loads(kept["effort"])))
 
 
-def _describe_making(exemplar: Tensor, config: SynthesisConfig, network: TextureNetwork) -> str:
+def _describe_making(
+    exemplar: Tensor, config: SynthesisConfig, network: TextureNetwork, seed: int
+) -> str:
     """All that decides on the pixels of a texture."""
     pixels = tensor_to_pil(exemplar).tobytes()
     making = {
@@ -96,7 +112,7 @@ def _describe_making(exemplar: Tensor, config: SynthesisConfig, network: Texture
         "config": config.to_dict(),
         "exemplar_sha256": hashlib.sha256(pixels).hexdigest(),
         "mean": network.mean.flatten().tolist(),
-        "seed": SEED,
+        "seed": seed,
         "size": list(exemplar.shape[1:]),
         "std": network.std.flatten().tolist(),
         "texsynth": texsynth.__version__,
@@ -105,10 +121,7 @@ def _describe_making(exemplar: Tensor, config: SynthesisConfig, network: Texture
     return json.dumps(making, sort_keys=True)
 
 
-def _make_texture(
-    path: Path, exemplar: Tensor, config: SynthesisConfig, network: TextureNetwork, making: str
-) -> None:
-    (result,) = synthesize(exemplar[None], [SEED], config, network, lanes=1, device=network.device)
+def _keep_texture(path: Path, result: SynthesisResult, making: str) -> None:
     effort = Effort(result.evaluations, result.seconds, result.stop_reason)
     text = PngImagePlugin.PngInfo()
     text.add_text("making", making)

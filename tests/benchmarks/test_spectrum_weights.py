@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from benchmarks import spectrum_weights
-from benchmarks.spectrum_weights import DRIFTS, RATIOS, SETTINGS, table_rows
+from benchmarks.spectrum_weights import CHANCE, DRIFTS, RATIOS, SETTINGS, table_rows
 from texsynth import SynthesisConfig
 
 
@@ -51,8 +51,10 @@ def test_tables_by_kind_of_exemplar(
     for table in (regular, irregular):
         assert table.count("\n| colour-reference | 1.00 (0) | ") == 1
         assert table.count("\n| none | ") == 1
+        assert table.count(f"\n| {CHANCE} | ") == 1
+        assert f"| {CHANCE} | 1.00 (0) | 1.00 (0) | 1.00 (0) " not in table
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (3 * 32, 2 * 32)
+        assert sheet.size == (4 * 32, 2 * 32)
     kept = (tmp_path / "textures" / "noise" / "none.png").read_bytes()
     spectrum_weights.main()
     again = capsys.readouterr().out
