@@ -33,11 +33,12 @@ RULES: dict[str, str] = {
     " OR (verbatim_share > 0.3 AND exemplar_kind <> 'regular') IS TRUE",
     "shifted_copy": "phase_correlation_peak > 0.5",
     "sibling_duplicate": "sibling_distance < 0.1",
-    "clipped": "clipped_share > exemplar_clipped_share + 0.1",
+    "clipped": "clipped_share > exemplar_clipped_share + 0.3",
     "noisy": "high_frequency_ratio > 2 OR chroma_noise > 3 * exemplar_chroma_noise + 0.01",
     "off_colour": "colour_mean_distance > 0.05 OR sliced_wasserstein > 0.05",
-    "structure_lost": "held_out_gram_error > 0.6",
-    "not_a_texture": "exemplar_kind IN ('flat', 'not_stationary', 'too_few_repeats')",
+    "structure_lost": "held_out_gram_error > 0.6 OR wavelet_kl > 2",
+    "not_a_texture": "exemplar_kind IN ('flat', 'not_stationary', 'too_few_repeats')"
+    " OR exemplar_border_contrast > 0.8",
     "accepted": "status = 'ok' AND delivered_below_threshold IS NOT FALSE AND "
     + " AND ".join(f"{fault} IS NOT TRUE" for fault in FAULTS),
 }

@@ -194,7 +194,7 @@ def test_clamping_shows_as_clipped_values(exemplars: Tensor) -> None:
         assert measures.out_of_range_share > 0.1
     for measures in measure(overdriven, exemplars):
         assert measures.out_of_range_share == 0
-        assert measures.clipped_share > measures.exemplar_clipped_share + 0.1
+        assert measures.clipped_share > measures.exemplar_clipped_share + 0.3
 
 
 def test_uneven_contrast_shows_as_drift(exemplars: Tensor, another_crop: Measures) -> None:
