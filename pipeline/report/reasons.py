@@ -18,6 +18,8 @@ THRESHOLD_SUFFIX = "_threshold"
 NAME = re.compile(r"\b[a-z]\w*\b")
 OPPOSITES = {"<": "is not below", ">": "is not above"}
 COMPARISON = re.compile(r"(.+?) ([<>]) (.+)")
+# What only says that the unknown does not count.
+KNOWN_TO_HOLD = re.compile(r"\(([^()]*)\) IS TRUE")
 
 Rules = Mapping[str, str]
 
@@ -123,6 +125,7 @@ def describe_clause(clause: str, row: Mapping[str, Any], *, denied: bool) -> str
             return ""
         left, sign, right = comparison.groups()
         clause = f"{left} {OPPOSITES[sign]} {right}"
+    clause = KNOWN_TO_HOLD.sub(r"\1", clause)
     return NAME.sub(lambda name: _fill_in(name.group(), row), clause)
 
 
