@@ -32,6 +32,7 @@ Start = Literal["noise", "random_phase"]
 LineSearch = Literal["armijo", "none"]
 PresetName = Literal["default", "reference"]
 Taps = Literal["auto", "reference"] | tuple[str, ...]
+TilePx = int | Literal["auto"] | None
 Weighting = Literal["none", "sensitivity"]
 
 
@@ -120,6 +121,9 @@ class SynthesisConfig:
         plateau_evaluations: ... over this many evaluations of the level.
         time_limit_s: stop a task after this many seconds on a lane; None is no limit.
         keep_best: return the image of the lowest loss instead of the last one.
+        tile_px: longest side of the tiles, without their halos, in which images larger than that
+            pass the network (`texsynth.tiling`); `auto` takes 1024 px above 1024 x 1024 px, null
+            passes all as a whole. It changes memory and time, and the loss by rounding only.
         optimizer: the step itself.
     """
 
@@ -139,6 +143,7 @@ class SynthesisConfig:
     plateau_evaluations: int = 100
     time_limit_s: float | None = None
     keep_best: bool = True
+    tile_px: int | Literal["auto"] | None = "auto"
     optimizer: LBFGSConfig = field(default_factory=LBFGSConfig)
 
     def __post_init__(self) -> None:
@@ -182,6 +187,8 @@ class SynthesisConfig:
             self.plateau_evaluations,
             "at least 1",
         )
+        if isinstance(self.tile_px, int):
+            _require(self.tile_px >= 32, "tile_px", self.tile_px, "'auto', null or at least 32")
         if self.time_limit_s is not None:
             _require(self.time_limit_s > 0, "time_limit_s", self.time_limit_s, "above 0, or null")
 

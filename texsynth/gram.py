@@ -45,6 +45,15 @@ def compute_gram(features: FeatureMap) -> GramMatrix:
     return flat @ flat.mT / (4 * channels * height * width)
 
 
+def gram_distance(
+    gram: GramMatrix, target: GramMatrix, metric: GramMetric | None = None
+) -> PerLane:
+    """`gram_term` of Gram matrices, [B, N, N], instead of features; differentiable by them."""
+    difference = gram - target
+    weighted = difference if metric is None else metric.apply(difference)
+    return (weighted * difference).sum((1, 2))
+
+
 def gram_term(
     features: FeatureMap, target: GramMatrix, metric: GramMetric | None = None
 ) -> PerLane:

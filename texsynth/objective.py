@@ -21,11 +21,12 @@ from torch import Tensor
 from texsynth.blend import Blend
 from texsynth.config import SynthesisConfig
 from texsynth.features import Padding, TextureNetwork
-from texsynth.gram import GramMetric, compute_gram, gram_term
+from texsynth.gram import GramMetric, gram_distance, gram_term
 from texsynth.images import luminance, validate_images
 from texsynth.sensitivity import LossMetric, choose_padding, measure_metric
 from texsynth.shapes import Images, LaneIndex, PerLane, PerTap
 from texsynth.spectrum import colour_spectrum_term, compute_spectrum, gray_spectrum_term
+from texsynth.tiling import choose_tile_px, compute_grams
 
 
 @dataclass(frozen=True)
@@ -174,11 +175,8 @@ class TextureObjective:
             raise ValueError(
                 f"images are {list(images.shape)}, expected {[self.lanes, 3, *self.size]}"
             )
-        metrics = [None] * len(self.taps) if metric is None else metric.gram
         seen = self._seen(images)
-        maps = self.network(seen, self.taps, choose_padding(self.config))
-        triples = zip(maps, self._gram_targets, metrics, strict=True)
-        gram = torch.stack([gram_term(*triple) for triple in triples], dim=1)
+        gram = self._gram_terms(seen, metric)
         spectrum, outside = self._spectrum_term(seen), self._range_term(images)
         return LossTerms(
             gram=self.config.gram_weight * gram,
@@ -186,14 +184,29 @@ class TextureObjective:
             range=outside if metric is None else metric.range * outside,
         )
 
+    def _gram_terms(self, images: Images, metric: LossMetric | None) -> PerTap:
+        """Without weight, [B, L]; a large image passes the network by tiles."""
+        metrics = [None] * len(self.taps) if metric is None else metric.gram
+        padding = choose_padding(self.config)
+        tile_px = choose_tile_px(self.config.tile_px, self.size)
+        if tile_px is None:
+            maps = self.network(images, self.taps, padding)
+            wholes = zip(maps, self._gram_targets, metrics, strict=True)
+            return torch.stack([gram_term(*whole) for whole in wholes], dim=1)
+        grams = compute_grams(self.network, images, self.taps, padding, tile_px)
+        triples = zip(grams, self._gram_targets, metrics, strict=True)
+        return torch.stack([gram_distance(*triple) for triple in triples], dim=1)
+
     @torch.no_grad()
     def _compute_gram_targets(self, exemplars: Images) -> list[Tensor]:
         # A tile has no border, an exemplar has one: mirrored there, its Gram matrices are nearer to
         # those without a border than with zeros (measured: benchmarks/tile_borders).
         padding: Padding = "reflect" if self.config.tileable else "constant"
-        # One by one: an eigenbasis (`texsynth.sensitivity`) magnifies how a batch rounds.
+        tile_px = choose_tile_px("auto", (exemplars.shape[-2], exemplars.shape[-1]))
+        # One by one, and by tiles of no other setting: an eigenbasis (`texsynth.sensitivity`)
+        # magnifies how they round.
         singles = [
-            [compute_gram(tap) for tap in self.network(exemplar[None], self.taps, padding)]
+            compute_grams(self.network, exemplar[None], self.taps, padding, tile_px)
             for exemplar in exemplars
         ]
         return [torch.cat(lanes) for lanes in zip(*singles, strict=True)]

@@ -24,8 +24,9 @@ import torch
 
 from texsynth.config import Spectrum, SynthesisConfig
 from texsynth.features import Padding, TextureNetwork
-from texsynth.gram import GramMetric, compute_gram
+from texsynth.gram import GramMetric
 from texsynth.shapes import GramMatrix, Images, PerLane
+from texsynth.tiling import choose_tile_px, compute_grams
 
 PROBES = 8
 """Noise images that the answers are averaged over."""
@@ -85,7 +86,7 @@ def measure_metric(
         config: weights of the terms.
     """
     bases = [_compute_eigenvectors(target) for target in targets]
-    answers = _measure_answers(network, taps, bases, images, choose_padding(config))
+    answers = _measure_answers(network, taps, bases, images, config)
     slopes = [config.gram_weight * answer for answer in answers]
     factor = config.spectrum_factor(images[0, 0].numel())
     slope_of_spectrum = factor * SLOPES_OF_SPECTRUM[config.spectrum]
@@ -113,22 +114,18 @@ def _measure_answers(
     taps: Sequence[str],
     bases: Sequence[GramMatrix],
     images: Images,
-    padding: Padding,
+    config: SynthesisConfig,
 ) -> list[GramMatrix]:
     """Mean square answers of every tap's Gram entries, in its basis."""
     generator = torch.Generator().manual_seed(PROBE_SEED)
-    before = _compute_grams(network, taps, images, padding)
+    size = images.shape[-2], images.shape[-1]
+    how = choose_padding(config), choose_tile_px(config.tile_px, size)
+    before = compute_grams(network, images, taps, *how)
     answers = [torch.zeros_like(gram) for gram in before]
     for _ in range(PROBES):
         noise = torch.randn(images.shape[1:], generator=generator).to(images)
-        after = _compute_grams(network, taps, images + PROBE_STEP * noise, padding)
+        after = compute_grams(network, images + PROBE_STEP * noise, taps, *how)
         for answer, gram, moved, basis in zip(answers, before, after, bases, strict=True):
             change = (moved - gram) / PROBE_STEP
             answer += (basis.mT @ change @ basis).square() / PROBES
     return answers
-
-
-def _compute_grams(
-    network: TextureNetwork, taps: Sequence[str], images: Images, padding: Padding
-) -> list[GramMatrix]:
-    return [compute_gram(tap) for tap in network(images, taps, padding)]
