@@ -15,6 +15,7 @@ from texsynth.features import (
     IMAGENET_STD,
     Architecture,
     Layer,
+    Padding,
     trunk_layers,
 )
 
@@ -100,9 +101,9 @@ def test_nothing_is_computed_past_the_deepest_tap(
     seen: list[str] = []
     advance = network._advance
 
-    def record(layer: Layer, features: Tensor) -> Tensor:
+    def record(layer: Layer, features: Tensor, padding: Padding) -> Tensor:
         seen.append(layer.tap)
-        return advance(layer, features)
+        return advance(layer, features, padding)
 
     monkeypatch.setattr(network, "_advance", record)
     network(draw_images(1, 8, 8), ("relu1_1", "pool1"))

@@ -58,6 +58,7 @@ UNFLAGGED: dict[str, Any] = {
     **{"clipped_share": 0.0, "exemplar_clipped_share": 0.0, "high_frequency_ratio": 1.0},
     **{"chroma_noise": 0.0, "exemplar_chroma_noise": 0.0, "colour_mean_distance": 0.0},
     **{"sliced_wasserstein": 0.0, "held_out_gram_error": 0.0, "sibling_distance": 1.0},
+    **{"wavelet_kl": 0.1, "exemplar_border_contrast": 0.1},
 }
 """Numbers of a texture without a fault."""
 
