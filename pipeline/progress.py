@@ -50,6 +50,7 @@ class RunProgress:
         self._tail = ShardTail(run, TASK_COLUMNS, skip_present=True)
         self._problems_logged = 0
         self._statuses: Counter[str] = Counter()
+        self._counted: set[str] = set()
         self._last_error = ""
         self._in_flight = 0
         self._begun = time.monotonic()
@@ -108,7 +109,7 @@ class RunProgress:
     def _count(self) -> None:
         """Read the shards that have appeared since the last look."""
         rows = self._tail.new_rows()
-        self._statuses.update(rows["status"].to_pylist())
+        self._count_tasks(rows)
         failed = rows.filter(pc.is_valid(rows["error"]))
         if len(failed):
             self._last_error = _error_line(failed)
@@ -117,6 +118,13 @@ class RunProgress:
             for problem in self._tail.problems[self._problems_logged :]:
                 self._log.event("problem", path=str(problem.path), reason=problem.reason)
             self._problems_logged = len(self._tail.problems)
+
+    def _count_tasks(self, rows: pa.Table) -> None:
+        """Count each task once: a texture that is tried again has a row for every try."""
+        pairs = zip(rows["task_id"].to_pylist(), rows["status"].to_pylist(), strict=True)
+        new = {task_id: status for task_id, status in pairs if task_id not in self._counted}
+        self._counted.update(new)
+        self._statuses.update(new.values())
 
     def _show(self, *, last: bool) -> None:
         done = self._statuses.total()

@@ -45,6 +45,18 @@ def test_plain_lines_count_what_is_committed_in_this_run(
     assert line.endswith(" textures/min")
 
 
+def test_a_texture_that_is_tried_again_is_one_task(
+    run: RunDirectory, make_table: MakeTable
+) -> None:
+    out, file = console()
+    with RunProgress(run, 2, out):
+        for number in (1, 2, 3):
+            commit_rows(run, make_table(["a"], attempts=number))
+        commit_rows(run, make_table(["b"]))
+    (line,) = file.getvalue().splitlines()
+    assert line.startswith("2/2 tasks, 0 failed, ")
+
+
 def test_a_line_every_so_often_while_it_runs(
     run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
