@@ -4,7 +4,8 @@ A lane keeps its optimiser's state and its targets at every level at once. Besid
 alive at full size: as the backward pass comes to the layer where feature maps and gradients are
 most, or, if Gram matrices are large beside the maps, as the weights of a refilled lane are measured
 (`texsynth.sensitivity`), or, if the exemplar is large beside the texture, as its targets are
-computed.
+computed. An image that is taken by tiles (`texsynth.tiling`) has the maps of one tile alive, and
+everything else of its whole area.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from collections.abc import Sequence
 
 import torch
 
-from texsynth.config import SynthesisConfig
+from texsynth.config import SynthesisConfig, TilePx
 from texsynth.features import TextureNetwork
 from texsynth.levels import compute_exemplar_levels
 from texsynth.shapes import Size
+from texsynth.tiling import choose_tile_px, largest_view
 
 FLOAT_BYTES, DOUBLE_BYTES = 4, 8
 STATE_VECTORS = 5
@@ -75,8 +77,15 @@ def estimate_lane_bytes(
     measuring = MEASURING_MATRICES * _matrix_bytes(network, taps[-1])
     if config.weighting == "none":
         measuring = 0
-    evaluation = _evaluation_bytes(network, sizes[-1], taps[-1])
-    return kept + max(measuring, evaluation, _preparation_bytes(network, own_sizes[-1], taps[-1]))
+    view = _largest_view(network, config.tile_px, sizes[-1], taps[-1])
+    evaluation = _evaluation_bytes(network, view, taps[-1]) + _vector_bytes(sizes[-1])
+    if view != sizes[-1]:
+        evaluation += _crop_bytes(network, view, taps[-1])
+    # Exemplars are taken by tiles by their size alone (`texsynth.objective`).
+    own_view = _largest_view(network, "auto", own_sizes[-1], taps[-1])
+    preparation = _preparation_bytes(network, own_view, taps[-1])
+    preparation += FLOAT_BYTES * 3 * math.prod(own_sizes[-1])
+    return kept + max(measuring, evaluation, preparation)
 
 
 def choose_lanes(
@@ -94,11 +103,12 @@ def choose_lanes(
         config: of the synthesis.
         sizes: of the texture at every level, the finest last.
         exemplar_size: at the finest; the texture's unless given.
-        free_bytes: of the device; by default a GPU is asked, and a CPU has 4 lanes.
+        free_bytes: of the device; by default a GPU is asked, and a CPU has 4 lanes, one if it takes
+            the texture by tiles.
     """
     if free_bytes is None:
         if network.device.type != "cuda":
-            return CPU_LANES
+            return CPU_LANES if choose_tile_px(config.tile_px, sizes[-1]) is None else 1
         free_bytes, _ = torch.cuda.mem_get_info(network.device)
     lane_bytes = estimate_lane_bytes(network, config, sizes, exemplar_size)
     return max(1, min(MOST_LANES, int(SHARE_OF_FREE_MEMORY * free_bytes) // lane_bytes))
@@ -132,7 +142,7 @@ def _matrix_bytes(network: TextureNetwork, taps: Sequence[str]) -> int:
 
 
 def _evaluation_bytes(network: TextureNetwork, size: Size, taps: Sequence[str]) -> int:
-    """What a step holds as the backward pass comes to the layer where that is most.
+    """What the network holds as the backward pass comes to the layer where that is most.
 
     Alive are the maps up to that layer and the gradients of the Gram terms of all taps before it.
     """
@@ -144,9 +154,25 @@ def _evaluation_bytes(network: TextureNetwork, size: Size, taps: Sequence[str]) 
         if name == taps[-1]:
             break
         held += numbers if name in taps else 0
-    vectors = EVALUATION_VECTORS * 3 * math.prod(size)
-    matrices = EVALUATION_MATRICES * _matrix_bytes(network, taps)
-    return FLOAT_BYTES * (vectors + most) + matrices
+    return FLOAT_BYTES * most + EVALUATION_MATRICES * _matrix_bytes(network, taps)
+
+
+def _crop_bytes(network: TextureNetwork, view: Size, taps: Sequence[str]) -> int:
+    """Of each tap of a tile: what lies inside the halo, and its gradient with the halo again."""
+    maps = _maps(network, view)
+    return FLOAT_BYTES * 2 * sum(math.prod(maps[tap]) for tap in taps)
+
+
+def _vector_bytes(size: Size) -> int:
+    return FLOAT_BYTES * EVALUATION_VECTORS * 3 * math.prod(size)
+
+
+def _largest_view(
+    network: TextureNetwork, tile_px: TilePx, size: Size, taps: Sequence[str]
+) -> Size:
+    """(height, width) of what the network is given of an image at once, px."""
+    chosen = choose_tile_px(tile_px, size)
+    return size if chosen is None else largest_view(network, taps, size, chosen)
 
 
 def _preparation_bytes(network: TextureNetwork, exemplar_size: Size, taps: Sequence[str]) -> int:
@@ -162,7 +188,7 @@ def _preparation_bytes(network: TextureNetwork, exemplar_size: Size, taps: Seque
         held, before = (held + numbers, 0) if name in taps else (held, numbers)
         if name == taps[-1]:
             break
-    return FLOAT_BYTES * (most + 3 * math.prod(exemplar_size))
+    return FLOAT_BYTES * most
 
 
 def _maps(network: TextureNetwork, size: Size) -> dict[str, tuple[int, int]]:

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from texsynth import LBFGSConfig, SynthesisConfig, TapError, TextureNetwork, load_network
+from benchmarks.lane_memory import measure_peak
+from texsynth import LBFGSConfig, SynthesisConfig, TapError, TextureNetwork, load_network, tiling
 from texsynth.levels import compute_levels
 from texsynth.memory import (
     CPU_LANES,
     EVALUATION_MATRICES,
+    EVALUATION_VECTORS,
     METRIC_MATRICES,
     MOST_LANES,
     SHARE_OF_FREE_MEMORY,
+    STATE_VECTORS,
     choose_lanes,
     estimate_lane_bytes,
 )
@@ -132,3 +135,46 @@ def test_a_small_texture_of_a_large_exemplar_needs_the_room_for_its_targets(
 
     assert estimate(32) == estimate_lane_bytes(network, config_of(), [(32, 32)])
     assert estimate(1024) - estimate(512) == pytest.approx(4 * (3 * 64 + 3) * (1024**2 - 512**2))
+
+
+def test_a_texture_by_tiles_has_the_maps_of_one_tile(network: TextureNetwork) -> None:
+    def estimate(side: int, tile_px: int | None) -> int:
+        config = config_of(1, tile_px=tile_px, spectrum="none", weighting="none")
+        return estimate_lane_bytes(network, config, [(side, side)], (64, 64))
+
+    # Everything but the maps grows with the area, whether there are tiles or not.
+    images = 4 * 3 * (STATE_VECTORS + 2 + EVALUATION_VECTORS)
+    assert estimate(1024, 128) - estimate(512, 128) == images * (1024**2 - 512**2)
+    assert estimate(512, 128) < 0.5 * estimate(512, None)
+    assert choose_lanes(network, config_of(tile_px=128), [(512, 512)]) == 1
+
+
+def test_2048_px_fit_into_16_gib_with_half_the_history() -> None:
+    vgg = load_network("random:0")
+    free = 16 * 2**30 * SHARE_OF_FREE_MEMORY
+
+    def estimate(history: int, **changes: Any) -> int:
+        config = config_of(history, **changes)
+        sizes = compute_levels(config, 2048, 2048, (256, 256))
+        return estimate_lane_bytes(vgg, config, sizes, (256, 256))
+
+    assert estimate(50) < free < estimate(100)
+    assert estimate(50, tile_px=None) > free
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tileable", [False, True])
+def test_the_estimate_with_tiles_is_what_the_allocator_gives_out(
+    tileable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As far above the bound as a large texture is above the true one.
+    monkeypatch.setattr(tiling, "LARGEST_WHOLE", 128 * 128)
+    monkeypatch.setattr(tiling, "AUTO_TILE_PX", 128)
+    vgg = load_network("random:0")
+    exemplar = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    config = config_of(10, taps=("pool1", "pool2"), levels=1, tileable=tileable)
+    measured = measure_peak(vgg, config, exemplar, 1, (256, 256))
+    estimated = estimate_lane_bytes(vgg, config, [(256, 256)], (64, 64))
+    assert estimated == pytest.approx(measured, rel=0.15)
+    monkeypatch.setattr(tiling, "LARGEST_WHOLE", 256 * 256)
+    assert measure_peak(vgg, config, exemplar, 1, (256, 256)) > 1.5 * measured
