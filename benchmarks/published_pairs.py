@@ -26,8 +26,11 @@ from texsynth import (
 )
 from texsynth.config import ALGORITHM_VERSION
 from texsynth.images import tensor_to_pil
+from texsynth.shapes import Size
 
 SEED = 0
+BLEND_WEIGHT = 0.5
+"""Of the second exemplar of a blend."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,27 @@ def obtain_texture(
     network: TextureNetwork,
     *,
     seed: int = SEED,
+    output_size: Size | None = None,
+    partner: Tensor | None = None,
 ) -> Texture:
     """The texture in a file, which is made first where it is missing.
 
-    Ends the program if the file holds one that was made from or by anything else.
+    Of the exemplar's size unless `output_size`, (height, width) in px, says another; half of a
+    partner, [3, H, W], if there is one. Ends the program if the file holds a texture that was made
+    from or by anything else.
     """
-    making = _describe_making(exemplar, config, network, seed)
+    making = _describe_making(exemplar, config, network, seed, output_size, partner)
     if not path.exists():
         results = synthesize(
-            exemplar[None], [seed], config, network, lanes=1, device=network.device
+            exemplar[None],
+            [seed],
+            config,
+            network,
+            output_size=output_size,
+            blend_with=None if partner is None else partner[None],
+            blend_weights=None if partner is None else [BLEND_WEIGHT],
+            lanes=1,
+            device=network.device,
         )
         _keep_texture(path, next(results), making)
     with Image.open(path) as image:
@@ -103,14 +118,18 @@ def obtain_texture(
 
 
 def _describe_making(
-    exemplar: Tensor, config: SynthesisConfig, network: TextureNetwork, seed: int
+    exemplar: Tensor,
+    config: SynthesisConfig,
+    network: TextureNetwork,
+    seed: int,
+    output_size: Size | None,
+    partner: Tensor | None,
 ) -> str:
     """All that decides on the pixels of a texture."""
-    pixels = tensor_to_pil(exemplar).tobytes()
-    making = {
+    making: dict[str, object] = {
         "algorithm": ALGORITHM_VERSION,
         "config": config.to_dict(),
-        "exemplar_sha256": hashlib.sha256(pixels).hexdigest(),
+        "exemplar_sha256": _hash_pixels(exemplar),
         "mean": network.mean.flatten().tolist(),
         "seed": seed,
         "size": list(exemplar.shape[1:]),
@@ -118,7 +137,16 @@ def _describe_making(
         "texsynth": texsynth.__version__,
         "weights_sha256": network.weights_sha256,
     }
+    # Only where they are asked for: textures that were kept before there was a choice stay good.
+    if output_size is not None:
+        making["output_size"] = list(output_size)
+    if partner is not None:
+        making |= {"partner_sha256": _hash_pixels(partner), "partner_weight": BLEND_WEIGHT}
     return json.dumps(making, sort_keys=True)
+
+
+def _hash_pixels(image: Tensor) -> str:
+    return hashlib.sha256(tensor_to_pil(image).tobytes()).hexdigest()
 
 
 def _keep_texture(path: Path, result: SynthesisResult, making: str) -> None:
