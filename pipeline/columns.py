@@ -89,8 +89,9 @@ TASK = (
     Column(
         "tries",
         pa.list_(TRY),
-        "The textures made for this row under different seeds, in their order: this row is the best"
-        " of them. `accepted` and `faults` are as they were then. Null for a single one.",
+        "The tries at this row's texture, under different seeds or after its time was up, in their"
+        " order: this row is the best of them. `accepted` and `faults` are as they were then. Null"
+        " for a single one.",
     ),
     Column("error_type", STRING, "Class of the error; null where there was none."),
     Column("error", STRING, "Message of the error; null where there was none."),

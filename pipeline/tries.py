@@ -1,4 +1,4 @@
-"""Several tries at one texture, each under another seed: the best is kept, all are recorded.
+"""Several tries at one texture, mostly under other seeds: the best is kept, all are recorded.
 
 Every try is committed at once, as the row of the task with the next number of attempts. That row
 has the texture and the numbers of the best try so far, and in `tries` what became of each, the
@@ -9,13 +9,14 @@ and a death between two tries loses neither a texture nor the count.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.columns import TRY
-from pipeline.committed import Scan, read_from_scan, read_rows
+from pipeline.committed import Scan, UnreadableFileError, read_from_scan, read_rows
 from pipeline.flags import FAULTS
 from pipeline.rundir import RunDirectory
 from pipeline.schema import rows_to_table
@@ -37,6 +38,7 @@ class Tries:
         self._run, self._schema, self._retry_flagged = run, schema, retry_flagged
         self._known: dict[str, Row] = {}
         self._due: dict[str, Row] = {}
+        self._scan: Scan | None = None
 
     def begin(self, block: Sequence[Row], left: Sequence[Row]) -> list[Row]:
         """The tasks to begin with: those left, and others that have a row but seeds left, too.
@@ -48,7 +50,10 @@ class Tries:
         new = {task["task_id"] for task in left}
         others = [task for task in block if task["task_id"] not in new]
         again = [task for task in left if task["attempts"]]
-        again += others if self._retry_flagged else []
+        if self._retry_flagged and others:
+            again += others
+            # Another actor may have made their rows since this one has looked.
+            self._scan = None
         self._due = {}
         self._known = self._load([task["task_id"] for task in again]) if again else {}
         return [*left, *self._next_tries(others)]
@@ -84,14 +89,26 @@ class Tries:
 
     def _load(self, task_ids: Collection[str]) -> dict[str, Row]:
         """The committed rows of some tasks, pictures included, by task id."""
-
-        def read(scan: Scan) -> pa.Table:
-            wanted = pc.is_in(scan.winners["task_id"], pa.array(task_ids, pa.string()))
-            names = [name for name in self._schema.names if name in scan.schema.names]
-            return read_rows(scan, scan.winners.filter(wanted), names)
-
-        rows: list[Row] = read_from_scan(self._run, read).to_pylist()
+        wanted = pa.array(task_ids, pa.string())
+        rows = None if self._scan is None else self._read_again(self._scan, wanted)
+        if rows is None:
+            read = read_from_scan(self._run, lambda scan: (scan, self._read(scan, wanted)))
+            # The rows of all attempts are needed no more, and in a large run they are large.
+            self._scan, rows = replace(read[0], keys=read[0].keys.schema.empty_table()), read[1]
         return {row["task_id"]: row for row in rows}
+
+    def _read_again(self, scan: Scan, wanted: pa.Array) -> list[Row] | None:
+        """As `_read`; None where the files have moved or broken since the scan."""
+        try:
+            return self._read(scan, wanted)
+        except (FileNotFoundError, UnreadableFileError):
+            return None
+
+    def _read(self, scan: Scan, wanted: pa.Array) -> list[Row]:
+        names = [name for name in self._schema.names if name in scan.schema.names]
+        chosen = scan.winners.filter(pc.is_in(scan.winners["task_id"], wanted))
+        rows: list[Row] = read_rows(scan, chosen, names).to_pylist()
+        return rows
 
 
 def keep_better(earlier: Row, made: Row) -> Row:
@@ -111,8 +128,14 @@ def keep_better(earlier: Row, made: Row) -> Row:
 
 
 def is_other_try(earlier: Row, made: Row) -> bool:
-    """Whether a row is another try at a texture that there is; else it replaces it, as a retry."""
-    return bool(earlier["status"] == "ok" and made["seed"] != earlier["seed"])
+    """Whether a row is another try at a texture that there is; else it replaces it, as a retry.
+
+    A retry of one whose time was up has the same seed, so that an `ok` row is what that one would
+    have become. Any other that it ends in must not cost the picture that there is.
+    """
+    if earlier["status"] == "ok":
+        return bool(made["seed"] != earlier["seed"])
+    return earlier["image"] is not None and made["status"] != "ok"
 
 
 def is_due(row: Row, retry_flagged: int) -> bool:

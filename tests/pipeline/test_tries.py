@@ -11,15 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+import pipeline.committed
 from pipeline.actor import SynthesisActor
 from pipeline.attempts import AttemptFile
 from pipeline.committed import read_committed
 from pipeline.config import RunConfig
+from pipeline.finalize import finalize
 from pipeline.replay import load_row, replay_row
 from pipeline.run import retry_run, run_manifest
 from pipeline.rundir import RunDirectory
+from pipeline.schema import row_schema
+from pipeline.shards import commit_rows
 from pipeline.tasks import task_seed
-from pipeline.tries import Tries, keep_better
+from pipeline.tries import Tries, is_other_try, keep_better
 from pipeline.verify import verify_run
 
 MakeManifest = Callable[..., Path]
@@ -165,6 +169,70 @@ def test_an_actor_that_takes_a_block_over_goes_on_with_its_tries(
     assert_best_of(rows_of(run)[TASK], 3)
 
 
+def test_a_retry_that_fails_costs_no_picture_whose_time_was_up(
+    make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    config = quick_config(evaluations=500, task_timeout=1e-6, lanes=1)
+    run_manifest(make_manifest(["a"]), run.path, config, Console(quiet=True))
+    first = rows_of(run)[TASK]
+    assert (first["status"], first["tries"]) == ("timeout", None)
+    source = tmp_path / "images" / "a.png"
+    whole = source.read_bytes()
+    source.write_bytes(b"no image")
+    retry_run(run, ["timeout"], Console(quiet=True))
+    source.write_bytes(whole)
+    row = rows_of(run)[TASK]
+    assert (row["status"], row["attempts"], row["error"]) == ("timeout", 2, None)
+    assert [one["status"] for one in row["tries"]] == ["timeout", "failed"]
+    assert row["delivered_loss"] == first["delivered_loss"]
+    assert [check.problems for check in verify_run(run) if not check.ok] == []
+    assert replay_row(run, load_row(run, TASK)).verdict == "identical"
+
+
+def test_an_actor_scans_the_run_once_for_all_its_retries(
+    run: RunDirectory,
+    make_actor: Callable[..., SynthesisActor],
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+    prepared_block: Callable[[Path, RunConfig], pa.Table],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = quick_config()
+    block = prepared_block(make_manifest(["a", "b", "c"]), config)
+    made = make_actor(config)(block)
+    place = block.schema.get_field_index("attempts")
+    again = block.set_column(place, block.schema.field(place), pa.array([1, 1, 1], pa.int32()))
+    seeds = block.schema.get_field_index("seed")
+    again = again.set_column(seeds, block.schema.field(seeds), pa.array([7, 8, 9], pa.int64()))
+    scans = []
+    original = pipeline.committed.scan_committed
+    monkeypatch.setattr(
+        pipeline.committed, "scan_committed", lambda *args: scans.append(0) or original(*args)
+    )
+    actor = make_actor(config)
+    for start in range(3):
+        assert len(actor(again.slice(start, 1))) == 1
+    assert len(scans) == 1
+    rows = rows_of(run)
+    assert made["task_id"].to_pylist() == list(rows)
+    assert {(row["attempts"], len(row["tries"])) for row in rows.values()} == {(2, 2)}
+
+
+def test_rows_that_have_moved_since_the_scan_are_found_again(
+    run: RunDirectory, make_table: Callable[..., pa.Table], make_row: Callable[..., Row]
+) -> None:
+    commit_rows(run, make_table(["a", "b"]))
+    tries = Tries(run, row_schema(), 0)
+    first, second = ({"task_id": task_id, "attempts": 1} for task_id in "ab")
+    tries.begin([first], [first])
+    finalize(run, pa.array(["a", "b"]))
+    assert not list(run.shards.iterdir())
+    tries.begin([second], [second])
+    kept = tries.keep(make_row("b", status="failed", attempts=2, seed=5))
+    assert (kept["status"], len(kept["tries"])) == ("ok", 2)
+
+
 def row_like(**values: Any) -> Row:
     row = {"task_id": TASK, "seed": 1, "attempts": 1, "tries": None, "finished_at": None}
     row |= {"status": "ok", "accepted": False, "image": {}, "float_loss": 1.0, "evaluations": 1.0}
@@ -192,3 +260,21 @@ def test_what_is_better(made: Row, *, is_kept: bool) -> None:
     kept = keep_better(earlier, made)
     assert (kept["seed"], kept["attempts"]) == (2 if is_kept else 1, 2)
     assert [one["seed"] for one in kept["tries"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "made", "expected"),
+    [
+        ({}, {"seed": 2}, True),
+        ({}, {}, False),
+        ({"status": "timeout"}, {}, False),
+        ({"status": "timeout"}, {"status": "timeout"}, True),
+        ({"status": "timeout"}, {"status": "quarantined", **NONE}, True),
+        ({"status": "timeout", **NONE}, {"status": "failed", **NONE}, False),
+        ({"status": "failed", **NONE}, {"status": "timeout", "seed": 2}, False),
+    ],
+)
+def test_what_replaces_a_row_and_what_is_held_against_it(
+    earlier: Row, made: Row, *, expected: bool
+) -> None:
+    assert is_other_try(row_like(**earlier), row_like(attempts=2, **made)) is expected
