@@ -17,6 +17,7 @@ def add_options(parser: argparse.ArgumentParser, *, size: int) -> None:
     parser.add_argument("--exemplars", type=Path, required=True, help="folder of images")
     parser.add_argument("--pattern", default="*.*", help="which files of the folder")
     parser.add_argument("--weights", default="hed")
+    parser.add_argument("--normalisation", help="of the network's input: none or imagenet")
     parser.add_argument("--size", type=int, default=size, help="px")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--device", default="cpu")
@@ -26,7 +27,10 @@ def load_inputs(arguments: argparse.Namespace) -> tuple[dict[str, Tensor], Textu
     """What the options name: exemplars by name, and the network; torch's threads are set."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    return load_exemplars(arguments), load_network(arguments.weights, device=arguments.device)
+    network = load_network(
+        arguments.weights, normalisation=arguments.normalisation, device=arguments.device
+    )
+    return load_exemplars(arguments), network
 
 
 def load_exemplars(arguments: argparse.Namespace) -> dict[str, Tensor]:

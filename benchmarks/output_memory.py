@@ -1,6 +1,6 @@
 """Memory of one lane against the size of its texture: estimated, and as the allocator counts it.
 
-    python -m benchmarks.output_memory [--measure 128,256] [--weights random:0]
+    python -m benchmarks.output_memory [--measure 128,256] [--weights random:0] [--device cuda]
 
 The exemplar is 128 px. Estimates are of the preset `default` with its history and half of it; what
 is measured is a synthesis of one evaluation per level with a history of 10, beside its estimate.
@@ -30,8 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--measure", default="", help="sides, px, with commas")
     parser.add_argument("--weights", default="random:0")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    network = load_network(options.weights)
+    network = load_network(options.weights, device=options.device)
     print("\n".join([*describe_environment(), "", *estimate(network)]))
     sides = [int(side) for side in options.measure.split(",") if side]
     if sides:

@@ -17,15 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from benchmarks.comparisons import geometric_mean
 from benchmarks.environment import describe_environment
-from benchmarks.exemplars import add_options, load_exemplars
+from benchmarks.exemplars import add_options, load_inputs
 from benchmarks.published_pairs import obtain_texture
-from texsynth import SynthesisConfig, TextureNetwork, load_network, seam_score
+from texsynth import SynthesisConfig, TextureNetwork, seam_score
 from texsynth.images import tensor_to_pil
 
 LARGER = {4: 0.6, 2: 1.0}
@@ -159,7 +158,6 @@ def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add_options(parser, size=128)
-    parser.add_argument("--normalisation", help="of the network's input: none or imagenet")
     parser.add_argument("--evaluations", type=float, default=100, help="budget of a texture")
     parser.add_argument("--textures", type=Path, required=True, help="folder of what is made")
     parser.add_argument("--sheet", type=Path, required=True, help="picture to write, .jpg")
@@ -172,11 +170,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Write the sheet, print the table as Markdown."""
     arguments = parse_arguments()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    exemplars = load_exemplars(arguments)
-    network = load_network(
-        arguments.weights, normalisation=arguments.normalisation, device=arguments.device
-    )
+    exemplars, network = load_inputs(arguments)
     workshop = Workshop(network, arguments.evaluations, arguments.textures)
     shown = exemplars[arguments.shown]
     larger = {

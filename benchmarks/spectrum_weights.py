@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.comparisons import geometric_mean
 from benchmarks.environment import describe_environment
-from benchmarks.exemplars import add_options, load_exemplars
+from benchmarks.exemplars import add_options, load_inputs
 from benchmarks.published_pairs import obtain_texture
 from texsynth import SynthesisConfig, TextureNetwork, load_network, score, triage_exemplars
 from texsynth.images import tensor_to_pil
@@ -120,7 +120,6 @@ def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add_options(parser, size=128)
-    parser.add_argument("--normalisation", help="of the network's input: none or imagenet")
     parser.add_argument("--judge", default="hed", help="weights of the held-out Gram error")
     parser.add_argument("--evaluations", type=float, default=100, help="budget")
     parser.add_argument("--textures", type=Path, required=True, help="folder of what is made")
@@ -134,15 +133,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Print the tables as Markdown."""
     arguments = parse_arguments()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    exemplars = load_exemplars(arguments)
-    network, judge = (
-        load_network(weights, normalisation=normalisation, device=arguments.device)
-        for weights, normalisation in (
-            (arguments.weights, arguments.normalisation),
-            (arguments.judge, None),
-        )
-    )
+    exemplars, network = load_inputs(arguments)
+    judge = load_network(arguments.judge, device=arguments.device)
     print("\n".join(["# Kind and weight of the spectrum term", "", *describe_environment()]))
     print(f"* weights: {network.weights_id}; judge: {judge.weights_id}; {arguments.size} px\n")
     groups: dict[str, list[str]] = {"Regular": [], "Irregular": []}
