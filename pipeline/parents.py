@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.acceptance import read_accepted
 from pipeline.committed import FileProblem, Scan, read_from_scan, read_rows
 from pipeline.rundir import RunDirectory
 from pipeline.verify.rows import has_image
@@ -41,7 +42,7 @@ class Textures:
     """The rows of a run that have a texture.
 
     Attributes:
-        rows: ROW_COLUMNS, sorted as the run's.
+        rows: ROW_COLUMNS, sorted as the run's; `accepted` as `read_accepted` says.
         parents: of each row.
         without_texture: number of rows that have none.
         problems: files of the run that could not be read.
@@ -63,6 +64,8 @@ def load_textures(run: RunDirectory) -> Textures:
     def read(scan: Scan) -> Textures:
         named = [name for columns in PARENTS for name in columns if name in scan.schema.names]
         table = read_rows(scan, scan.winners, [*ROW_COLUMNS, *named])
+        place = table.schema.get_field_index("accepted")
+        table = table.set_column(place, "accepted", read_accepted(run, scan))
         made = table.filter(has_image(table))
         missing = len(table) - len(made)
         return Textures(made.select(ROW_COLUMNS), list(_parents(made)), missing, scan.problems)

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.acceptance import read_accepted
 from pipeline.committed import FileProblem, Scan, open_parquet, read_from_scan
 from pipeline.manifest.checks import SPLIT_COLUMNS
 from pipeline.rundir import RunDirectory, require_run
@@ -57,7 +58,7 @@ class Selection:
         partition: Of DTD, 1 to 10: splits are those of the manifest's column `split_K`; of the
             column `split` if None.
         split: Those whose exemplar is in this split; all if None.
-        accepted_only: Leave out textures with a fault (column `accepted`).
+        accepted_only: Leave out textures with a fault, as `pipeline.acceptance` says.
         categories: Only of these; of all if None.
 
     Raises:
@@ -178,28 +179,29 @@ def _read_textures(run: RunDirectory, scan: Scan, selection: Selection) -> pa.Ta
             f"{run.path}: its manifest had no column {column!r}, expected one of {there}"
         )
     _refuse_damaged(scan.problems)
-    winners = scan.winners.sort_by([("file", "ascending"), ("row", "ascending")])
+    winners = scan.winners.append_column("accepted", read_accepted(run, scan))
+    winners = winners.sort_by([("file", "ascending"), ("row", "ascending")])
     bounds = np.searchsorted(winners["file"].to_numpy(), np.arange(len(scan.files) + 1))
-    rows = winners["row"].to_numpy()
     schema = LOCATED.append(pa.field("accepted", pa.bool_()))
     tables = [schema.empty_table()]
     for path, (start, stop) in zip(scan.files, pairwise(bounds), strict=True):
-        table = _read_file(path, rows[start:stop], column)
+        table = _read_file(path, winners.slice(start, stop - start), column)
         names = pa.repeat(path.relative_to(run.path).as_posix(), len(table))
         tables.append(table.append_column("file", names).select(schema.names).cast(schema))
     return pa.concat_tables(tables)
 
 
-def _read_file(path: Path, rows: Any, split: str) -> pa.Table:
-    """The textures among some rows of a file, given in ascending order."""
+def _read_file(path: Path, winners: pa.Table, split: str) -> pa.Table:
+    """The textures among some rows of a file, given in ascending order with `accepted`."""
+    rows = winners["row"].to_numpy()
     with open_parquet(path) as file:
-        names = [*READ_COLUMNS, "accepted", "image.path"]
+        names = [*READ_COLUMNS, "image.path"]
         names += [split] if split in file.schema_arrow.names else []
         table = file.read(names, use_threads=False).replace_schema_metadata()
         sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
     starts = np.cumsum([0, *sizes])
     groups = np.searchsorted(starts, rows, side="right") - 1
-    table = table.take(rows)
+    table = table.take(rows).append_column("accepted", winners["accepted"])
     if split not in table.column_names:
         table = table.append_column(split, pa.nulls(len(table), pa.string()))
     table = table.append_column("row_group", pa.array(groups))
