@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from pipeline.image_reader import ImageReader
 from pipeline.labels import SoftLabels, choose_classes, compute_labels
+from pipeline.mixing import RealDataset, draw_rows, refuse_unknown_split
 from pipeline.query import as_run
 from pipeline.rundir import RunDirectory
 from pipeline.selection import Selection, locate_rows, number_groups
 
 BUFFERED_GROUPS = 16
 """Row groups that a process holds: of 64 images of 128 px they take 35 MB, of 256 px 140 MB."""
-
-
-class RealDataset(Protocol):
-    """A map-style data set of images and class indices, such as `torchvision.datasets.DTD`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Any, int]: ...
 
 
 class SyntheticTextures(Dataset[tuple[Any, Any]]):
@@ -39,7 +30,8 @@ class SyntheticTextures(Dataset[tuple[Any, Any]]):
     Args:
         run: A run directory, finished or not. What is committed later is not in it.
         partition: Of DTD: splits are those of this partition.
-        split: Only textures of exemplars in this split.
+        split: Only textures of exemplars in this split. Needed with `mix_with`, unless all are of
+            one split that is not held out, or the run has no splits.
         accepted_only: Leave out textures with a fault.
         transform: Of the image, a PIL one, RGB: one of `torchvision.transforms.v2`, say.
         target_transform: Of the label.
@@ -62,7 +54,8 @@ class SyntheticTextures(Dataset[tuple[Any, Any]]):
     Raises:
         NotARunError: It is no run directory.
         SelectionError: No texture is chosen, one has an unknown category, or files are damaged.
-        ValueError: A ratio without a real data set, or higher than the textures allow.
+        ValueError: A ratio without a real data set, or higher than the textures allow; real items
+            beside textures whose parents may be held out.
     """
 
     def __init__(
@@ -84,8 +77,10 @@ class SyntheticTextures(Dataset[tuple[Any, Any]]):
         directory = as_run(run)
         selection = Selection(partition=partition, split=split, accepted_only=accepted_only)
         rows = locate_rows(directory, selection)
+        if mix_with is not None and split is None:
+            refuse_unknown_split(directory, rows)
         if ratio is not None:
-            rows = rows.take(_draw_rows(rows, mix_with, ratio, seed))
+            rows = rows.take(draw_rows(rows, mix_with, ratio, seed))
         self.rows = rows.combine_chunks()
         self.classes = choose_classes(directory, classes, mix_with)
         self.class_to_idx = {name: index for index, name in enumerate(self.classes)}
@@ -148,23 +143,3 @@ class BufferedShuffle(Sampler[int]):
         of_real = generator.integers(0, groups, self._textures.real_items)
         buffer = np.concatenate([of_real, of_textures]) // self._textures.buffered_groups
         yield from np.lexsort((generator.random(len(buffer)), buffer)).tolist()
-
-
-def _draw_rows(
-    rows: pa.Table, real: RealDataset | None, ratio: float, seed: int
-) -> NDArray[np.int64]:
-    """Numbers of the rows to mix with real items: each exemplar's first, then its second, ..."""
-    if real is None:
-        raise ValueError(f"ratio {ratio}: expected a real data set to mix with")
-    wanted = round(ratio * len(real))
-    if not 1 <= wanted <= len(rows):
-        got = f"{wanted} textures for {len(real)} real items"
-        raise ValueError(f"ratio {ratio}: {got}, expected 1 to {len(rows)}, as many as are chosen")
-    shuffled = np.random.default_rng(seed).permutation(len(rows))
-    exemplar = rows["exemplar_id"].combine_chunks().dictionary_encode().indices.to_numpy()[shuffled]
-    by_exemplar = np.argsort(exemplar, kind="stable")
-    first = np.searchsorted(exemplar[by_exemplar], exemplar[by_exemplar])
-    rank = np.empty(len(rows), np.int64)
-    rank[by_exemplar] = np.arange(len(rows)) - first
-    drawn: NDArray[np.int64] = np.sort(shuffled[np.argsort(rank, kind="stable")[:wanted]])
-    return drawn

@@ -155,10 +155,21 @@ def test_transforms_and_loaders_of_torch_take_the_items(
         assert label == 10 * textures.labels[index]
 
 
+@pytest.fixture(scope="module")
+def trained_on(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> RunDirectory:
+    """The same of train parents only, as `run --split train` makes it, without partitions."""
+    run = RunDirectory(tmp_path_factory.mktemp("trained-on") / "run")
+    run.create()
+    plain = [{k: v for k, v in row.items() if k != "split_1"} | {"split": "train"} for row in rows]
+    commit_rows(run, rows_to_table(plain, row_schema()))
+    finalize(run, pa.array([row["task_id"] for row in rows]), rows_per_file=110)
+    return run
+
+
 def test_a_pickled_data_set_reads_the_same_and_takes_no_images_along(
-    finished: RunDirectory,
+    trained_on: RunDirectory,
 ) -> None:
-    for textures in (SyntheticTextures(finished), SyntheticTextures(finished, mix_with=Real())):
+    for textures in (SyntheticTextures(trained_on), SyntheticTextures(trained_on, mix_with=Real())):
         size = len(pickle.dumps(textures))
         before = [(as_bytes(image), label) for image, label in textures]
         data = pickle.dumps(textures)
@@ -168,7 +179,7 @@ def test_a_pickled_data_set_reads_the_same_and_takes_no_images_along(
 
 
 def test_each_row_group_is_read_once_per_epoch_within_the_buffer(
-    finished: RunDirectory, monkeypatch: pytest.MonkeyPatch
+    trained_on: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
     real = pipeline.selection.read_group
@@ -180,7 +191,7 @@ def test_each_row_group_is_read_once_per_epoch_within_the_buffer(
     monkeypatch.setattr("pipeline.image_reader.read_group", counted)
     epochs = []
     for epoch in (0, 1):
-        textures = SyntheticTextures(finished, mix_with=Real(), buffered_groups=2)
+        textures = SyntheticTextures(trained_on, mix_with=Real(), buffered_groups=2)
         order = BufferedShuffle(textures, seed=3)
         order.set_epoch(epoch)
         epochs.append(list(order))
@@ -195,9 +206,9 @@ def test_each_row_group_is_read_once_per_epoch_within_the_buffer(
     assert max(np.diff(real_places)) < 60
 
 
-def test_mixed_with_a_real_data_set_its_classes_and_order_hold(finished: RunDirectory) -> None:
+def test_mixed_with_a_real_data_set_its_classes_and_order_hold(trained_on: RunDirectory) -> None:
     real = Real()
-    textures = SyntheticTextures(finished, mix_with=real)
+    textures = SyntheticTextures(trained_on, mix_with=real)
     assert textures.classes == list(Real.classes)
     assert (len(textures), textures.real_items) == (180, 30)
     assert [textures[i][1] for i in range(30)] == [real[i][1] for i in range(30)]
@@ -208,10 +219,10 @@ def test_mixed_with_a_real_data_set_its_classes_and_order_hold(finished: RunDire
 
 @pytest.mark.parametrize(("ratio", "expected"), [(1.0, 30), (0.5, 15), (3.4, 102), (5, 150)])
 def test_a_ratio_draws_evenly_over_the_exemplars(
-    finished: RunDirectory, ratio: float, expected: int
+    trained_on: RunDirectory, ratio: float, expected: int
 ) -> None:
     def draw(seed: int) -> SyntheticTextures:
-        return SyntheticTextures(finished, mix_with=Real(), ratio=ratio, seed=seed)
+        return SyntheticTextures(trained_on, mix_with=Real(), ratio=ratio, seed=seed)
 
     textures = draw(0)
     assert len(textures.rows) == len(textures) - 30 == expected
@@ -222,22 +233,68 @@ def test_a_ratio_draws_evenly_over_the_exemplars(
     per_exemplar = Counter(textures.rows["exemplar_id"].to_pylist())
     counts = [*per_exemplar.values(), *[0] * (50 - len(per_exemplar))]
     assert max(counts) - min(counts) <= 1
-    assert ids == [i for i in SyntheticTextures(finished).rows["task_id"].to_pylist() if i in ids]
+    assert ids == [i for i in SyntheticTextures(trained_on).rows["task_id"].to_pylist() if i in ids]
 
 
-def test_what_cannot_be_mixed_is_refused(finished: RunDirectory) -> None:
+def test_what_cannot_be_mixed_is_refused(trained_on: RunDirectory) -> None:
     with pytest.raises(ValueError, match=r"ratio 9: 270 textures .* expected 1 to 150"):
-        SyntheticTextures(finished, mix_with=Real(), ratio=9)
+        SyntheticTextures(trained_on, mix_with=Real(), ratio=9)
     with pytest.raises(ValueError, match="expected a real data set"):
-        SyntheticTextures(finished, ratio=1)
+        SyntheticTextures(trained_on, ratio=1)
     with pytest.raises(SelectionError, match=r"\['lined'\] are none of the 3 classes"):
-        SyntheticTextures(finished, classes=CATEGORIES[:3])
+        SyntheticTextures(trained_on, classes=CATEGORIES[:3])
     nameless = [(Image.new("RGB", (8, 8)), 0)]
     with pytest.raises(ValueError, match="list has no attribute `classes`"):
-        SyntheticTextures(finished, mix_with=nameless)
-    assert len(SyntheticTextures(finished, mix_with=nameless, classes=Real.classes)) == 151
+        SyntheticTextures(trained_on, mix_with=nameless)
+    assert len(SyntheticTextures(trained_on, mix_with=nameless, classes=Real.classes)) == 151
     with pytest.raises(NotARunError):
-        SyntheticTextures(finished.path / "absent")
+        SyntheticTextures(trained_on.path / "absent")
+
+
+@pytest.mark.parametrize("partition", [None, 1])
+def test_textures_of_parents_that_may_be_held_out_are_not_mixed_in(
+    finished: RunDirectory, partition: int | None
+) -> None:
+    mix: Row = {"mix_with": Real(), "partition": partition}
+    with pytest.raises(ValueError, match=r"of the splits test, train would .* split='train'"):
+        SyntheticTextures(finished, **mix)
+    assert len(SyntheticTextures(finished, split="train", **mix)) == 30 + 75
+    assert len(SyntheticTextures(finished, split="test", **mix)) == 30 + 75
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ({"split": "train"}, None),
+        ({"split": "seen"}, None),
+        ({}, None),
+        ({"split": "val"}, "of the splits val would"),
+        ({"split_1": "train"}, "of the splits none would"),
+        ({"split": "train", "split_1": "val"}, None),
+    ],
+)
+def test_one_split_need_not_be_named_unless_it_is_held_out(
+    run: RunDirectory, make_row: Callable[..., Row], values: Row, refused: str | None
+) -> None:
+    carried = pa.schema([(name, pa.string()) for name in values if name != "split"])
+    commit_rows(
+        run, rows_to_table([make_row("a", category="lined", **values)], row_schema(carried))
+    )
+    if refused is None:
+        assert len(SyntheticTextures(run, mix_with=Real())) == 31
+        return
+    with pytest.raises(ValueError, match=refused):
+        SyntheticTextures(run, mix_with=Real())
+    assert len(SyntheticTextures(run)) == 1
+
+
+def test_a_texture_without_a_split_beside_others_is_not_mixed_in(
+    run: RunDirectory, make_row: Callable[..., Row]
+) -> None:
+    rows = [make_row("a", category="lined", split="train"), make_row("b", category="lined")]
+    commit_rows(run, rows_to_table(rows, row_schema()))
+    with pytest.raises(ValueError, match="of the splits train, none would"):
+        SyntheticTextures(run, mix_with=Real())
 
 
 def test_dtd_itself_can_be_mixed_with(finished: RunDirectory, tmp_path: Path) -> None:
