@@ -10,8 +10,10 @@ everything else of its whole area.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -112,6 +114,33 @@ def choose_lanes(
         free_bytes, _ = torch.cuda.mem_get_info(network.device)
     lane_bytes = estimate_lane_bytes(network, config, sizes, exemplar_size)
     return max(1, min(MOST_LANES, int(SHARE_OF_FREE_MEMORY * free_bytes) // lane_bytes))
+
+
+def choose_history(
+    network: TextureNetwork,
+    config: SynthesisConfig,
+    sizes: Sequence[Size],
+    exemplar_size: Size | None = None,
+    *,
+    free_bytes: int,
+) -> int:
+    """The longest history, up to the config's, with which one lane fits; 0 if none does.
+
+    Args:
+        network: the trunk.
+        config: of the synthesis.
+        sizes: of the texture at every level, the finest last.
+        exemplar_size: at the finest; the texture's unless given.
+        free_bytes: of the device.
+    """
+
+    def too_large(pairs: int) -> bool:
+        shorter = replace(config, optimizer=replace(config.optimizer, history=pairs))
+        needed = estimate_lane_bytes(network, shorter, sizes, exemplar_size)
+        return needed > SHARE_OF_FREE_MEMORY * free_bytes
+
+    lengths = range(1, config.optimizer.history + 1)
+    return bisect.bisect_left(lengths, True, key=too_large)
 
 
 def _state_bytes(config: SynthesisConfig, size: Size) -> int:

@@ -65,6 +65,34 @@ def largest_view(network: TextureNetwork, taps: Sequence[str], size: Size, tile_
     return height, width
 
 
+def count_seen_pixels(
+    network: TextureNetwork,
+    taps: Sequence[str],
+    size: Size,
+    tile_px: int | None,
+    padding: Padding = "constant",
+) -> int:
+    """Pixels that the network is given of an image in all its tiles, halos included.
+
+    Args:
+        network: the trunk.
+        taps: names, in the order of the network.
+        size: (height, width) of the image, px.
+        tile_px: as of `compute_grams`; None for the whole image.
+        padding: at the border of the image.
+    """
+    halo = compute_halo(network, taps)
+    margin = halo if padding == "circular" else 0
+    if tile_px is None or margin > min(size):
+        return math.prod(size)
+    stride = _strides(network)[taps[-1]]
+    seen = [
+        sum(x.stop - x.start for x in _cut_side(side + 2 * margin, tile_px, halo, stride, margin))
+        for side in size
+    ]
+    return math.prod(seen)
+
+
 def compute_grams(
     network: TextureNetwork,
     images: Images,

@@ -172,6 +172,50 @@ def test_a_level_that_takes_too_long_or_too_much_memory_is_scaled_from_a_smaller
     assert set(sides) == {64}
 
 
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, SynthesisConfig]]:
+    """Sides and settings of what is timed from here on, which takes no time at all."""
+    noted: list[tuple[int, SynthesisConfig]] = []
+
+    def note(network: Any, config: SynthesisConfig, lanes: int, side: int, count: int) -> float:
+        noted.append((side, config))
+        return 1.0 * side**2
+
+    monkeypatch.setattr(pipeline.calibration, "_time_evaluations", note)
+    return noted
+
+
+def test_seamless_textures_are_timed_as_such(
+    make_manifest: MakeManifest, quick_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = timed(monkeypatch)
+    config = quick_config(size=128, output_size="272x368", tileable=True, lanes=1)
+    plan_run(make_manifest(["a"]), config)
+    assert noted
+    for side, synthesis in noted:
+        assert synthesis.tileable
+        assert side % 2 ** int(synthesis.taps[-1].removeprefix("pool")) == 0
+    assert {side for side, _ in noted} > {78}, "half of 158 is odd"
+
+
+def test_tiles_are_timed_as_a_run_has_them_or_as_many_smaller_ones(
+    make_manifest: MakeManifest, quick_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick_config(size=32, output_size=2048, synthesis={"taps": ["relu1_1", "pool1"]})
+    noted = timed(monkeypatch)
+    (level,) = plan_run(make_manifest(["a"]), config).levels
+    assert [(side, x.tile_px) for side, x in noted] == [(256, 128)] * len(noted)
+    # Had halos no width, the seconds of this fake would be those of the level itself.
+    assert level.measured_at_px == 256
+    halo_px = 2
+    views = (2 * (1024 + halo_px)) ** 2 / 2048**2, (2 * (128 + halo_px)) ** 2 / 256**2
+    assert level.device_s_per_evaluation == pytest.approx(2048**2 * views[0] / views[1])
+    monkeypatch.setattr(pipeline.calibration, "CALIBRATION_S", 1e12)
+    noted.clear()
+    (level,) = plan_run(make_manifest(["a"]), config).levels
+    assert (level.measured_at_px, noted[-1][1].tile_px) == (2048, 1024)
+    assert level.device_s_per_evaluation == 2048**2
+
+
 def test_actors_on_a_cpu_share_its_cores_and_its_memory(
     make_manifest: MakeManifest, quick_config: MakeConfig
 ) -> None:

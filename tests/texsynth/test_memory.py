@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from texsynth.memory import (
     MOST_LANES,
     SHARE_OF_FREE_MEMORY,
     STATE_VECTORS,
+    choose_history,
     choose_lanes,
     estimate_lane_bytes,
 )
@@ -41,6 +43,17 @@ def test_as_many_lanes_as_fit_into_the_share_from_1_to_64(
     free = int(free_lanes * lane / SHARE_OF_FREE_MEMORY)
     assert choose_lanes(network, config, SIZES, free_bytes=free) == chosen
     assert MOST_LANES == 64
+
+
+@pytest.mark.parametrize(("fits", "chosen"), [(0, 0), (1, 1), (13, 13), (20, 20), (40, 20)])
+def test_the_longest_history_that_fits(network: TextureNetwork, fits: int, chosen: int) -> None:
+    config = config_of(history=20)
+    lane = estimate_lane_bytes(network, config_of(history=max(1, fits)), SIZES)
+    # One byte more or less than that lane takes, of what may be taken.
+    free = math.ceil((lane if fits else lane - 1) / SHARE_OF_FREE_MEMORY)
+    if not fits:
+        free -= 2
+    assert choose_history(network, config, SIZES, free_bytes=free) == chosen
 
 
 def test_a_cpu_has_four_lanes(network: TextureNetwork) -> None:

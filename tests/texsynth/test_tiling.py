@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from texsynth.tiling import (
     choose_tile_px,
     compute_grams,
     compute_halo,
+    count_seen_pixels,
     largest_view,
 )
 
@@ -189,3 +191,26 @@ def test_a_texture_made_by_tiles_is_that_of_the_whole(
         losses.append(result.objective_loss)
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert losses[1] != losses[0]
+
+
+@pytest.mark.parametrize("padding", ["constant", "circular"])
+@pytest.mark.parametrize("tile_px", [None, 16, 40])
+@pytest.mark.parametrize("size", [(64, 96), (8, 8)])
+def test_the_pixels_that_the_network_sees_are_counted(
+    vgg: TextureNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+    padding: Padding,
+    tile_px: int | None,
+    size: tuple[int, int],
+) -> None:
+    seen = []
+    forward = TextureNetwork.forward
+
+    def note(self: TextureNetwork, images: Tensor, *rest: Any) -> list[Tensor]:
+        seen.append(images.shape[-2] * images.shape[-1])
+        return forward(self, images, *rest)
+
+    monkeypatch.setattr(TextureNetwork, "forward", note)
+    images = torch.rand(1, 3, *size, dtype=torch.float64)
+    compute_grams(vgg, images, TAPS, padding, tile_px)
+    assert count_seen_pixels(vgg, TAPS, size, tile_px, padding) == sum(seen)
