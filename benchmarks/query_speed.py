@@ -72,7 +72,7 @@ def run_command(run: RunDirectory, *options: str) -> tuple[float, float]:
 def time_images(run: RunDirectory, images: int) -> list[float]:
     """Seconds that it takes to load one image by its task id, for one of every row group."""
     seconds = []
-    for path in sorted(run.textures.glob("*.parquet"))[: -(-images // ROW_GROUP_ROWS)]:
+    for path in sorted(Path(str(run.textures)).glob("*.parquet"))[: -(-images // ROW_GROUP_ROWS)]:
         task_id = find_task_with_image(path)
         begun = time.perf_counter()
         load_images(run, [task_id])

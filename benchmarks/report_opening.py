@@ -168,10 +168,11 @@ def main() -> None:
         run = make_run(Path(folder), arguments.exemplars, arguments.side)
         begun = time.monotonic()
         page = write_report(run)
+        report = page.parent
         seconds = time.monotonic() - begun
-        files = [path for path in run.report.rglob("*") if path.is_file()]
+        files = [path for path in report.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files) / 1e6
-        (data,) = run.report.glob("*/data.js")
+        (data,) = report.glob("*/data.js")
         print(f"rows: {VARIATIONS * arguments.exemplars:,}; written in {seconds:.0f} s:")
         print(f"{len(files):,} files, {size:.0f} MB, data.js {data.stat().st_size / 1e6:.1f} MB;")
         picture, spectrum = measure_pictures(data.parent)

@@ -18,11 +18,11 @@ import secrets
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.committed import FileProblem
 from pipeline.rundir import RunDirectory, write_json_atomic
+from pipeline.storage import AnyPath, sorted_glob
 
 EARLIER = "earlier"
 """Name of the file that keeps what actors of earlier sessions left."""
@@ -131,7 +131,7 @@ def load_attempts(
     """
     latest: dict[str, Attempt] = {}
     problems = []
-    for path in sorted(run.attempts.glob("*.json")):
+    for path in sorted_glob(run.attempts, "*.json"):
         try:
             attempts = _read(path)
         except FileNotFoundError:
@@ -196,7 +196,7 @@ def forget_failed_starts(run: RunDirectory, session: str | None) -> None:
         path.unlink(missing_ok=True)
 
 
-def _find_failed_starts(run: RunDirectory, session: str | None) -> list[Path]:
+def _find_failed_starts(run: RunDirectory, session: str | None) -> list[AnyPath]:
     found = []
     for path in run.attempts.glob("*.json"):
         with contextlib.suppress(*UNREADABLE):
@@ -224,7 +224,7 @@ def _is_dead(host: str, pid: int) -> bool:
     return False
 
 
-def _read(path: Path) -> list[Attempt]:
+def _read(path: AnyPath) -> list[Attempt]:
     values = json.loads(path.read_bytes())
     whose = {name: values[name] for name in ("actor", "host", "pid", "session")}
     return [

@@ -8,7 +8,7 @@ The image column is read only when asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.object_store import StorageError
 from pipeline.rundir import RunDirectory
 from pipeline.schema import PICTURES, SchemaError, carried_columns, row_schema
+from pipeline.storage import AnyPath, sorted_glob
 
 KEYS = ("task_id", "category", "attempts")
 # A reader is overtaken by a finalize at most once per swap; more often means that files vanish.
@@ -37,7 +39,7 @@ class FileProblem:
         reason: What is wrong with it.
     """
 
-    path: Path
+    path: AnyPath
     reason: str
 
 
@@ -62,7 +64,7 @@ class Scan:
         problems: The files that were passed over.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[AnyPath, ...]
     keys: pa.Table
     winners: pa.Table
     schema: pa.Schema
@@ -126,7 +128,7 @@ def scan_committed(run: RunDirectory, damaged: Sequence[FileProblem] = ()) -> Sc
     Raises:
         FileNotFoundError: A file was moved on by a finalize meanwhile; scan again.
     """
-    files: list[Path] = []
+    files: list[AnyPath] = []
     tables: list[pa.Table] = []
     problems = list(damaged)
     carried = pa.schema([])
@@ -150,7 +152,7 @@ def scan_committed(run: RunDirectory, damaged: Sequence[FileProblem] = ()) -> Sc
 
 
 @contextmanager
-def open_parquet(path: Path, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: AnyPath, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
     """A Parquet file to read from, and nothing else, in the block.
 
     The checksums of the pages that are read are verified; files without any are read too.
@@ -162,10 +164,20 @@ def open_parquet(path: Path, footer: pq.FileMetaData | None = None) -> Iterator[
     Raises:
         UnreadableFileError: What is read is no Parquet, damaged, not ours, or a link to nothing.
         FileNotFoundError: There is no such file (any more).
+        StorageError: An object store does not give it, which says nothing about the file.
     """
+    local = isinstance(path, Path)
     try:
-        with pq.ParquetFile(path, metadata=footer, page_checksum_verification=True) as file:
+        with (
+            nullcontext(path) if isinstance(path, Path) else path.open() as source,
+            # Of an object, columns that lie side by side are one request.
+            pq.ParquetFile(
+                source, metadata=footer, page_checksum_verification=True, pre_buffer=not local
+            ) as file,
+        ):
             yield file
+    except StorageError:
+        raise
     except (pa.ArrowException, OSError, SchemaError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError) and not path.is_symlink():
             raise
@@ -173,18 +185,18 @@ def open_parquet(path: Path, footer: pq.FileMetaData | None = None) -> Iterator[
         raise UnreadableFileError(FileProblem(path, reason)) from error
 
 
-def list_files(run: RunDirectory) -> list[Path]:
+def list_files(run: RunDirectory) -> list[AnyPath]:
     """The Parquet files that may hold committed rows, those of `textures/` first.
 
     Shards are listed before textures, which rows move to, and all of it again until nothing has
     changed, so that no row is missed while it moves.
     """
-    listing: list[Path] | None = None
+    listing: list[AnyPath] | None = None
     for _ in range(MAX_LISTINGS):
         previous = listing
-        shards = sorted(run.shards.glob("*.parquet"))
-        textures = sorted(run.textures.glob("*.parquet"))
-        replaced = [path for folder in run.replaced() for path in sorted(folder.glob("*.parquet"))]
+        shards = sorted_glob(run.shards, "*.parquet")
+        textures = sorted_glob(run.textures, "*.parquet")
+        replaced = [path for folder in run.replaced() for path in sorted_glob(folder, "*.parquet")]
         listing = [*textures, *shards, *replaced]
         if listing == previous:
             break
@@ -234,7 +246,7 @@ def read_rows(scan: Scan, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
     return table.take(np.argsort(np.concatenate(positions)))
 
 
-def _read_file_rows(path: Path, rows: Any, columns: Sequence[str]) -> list[pa.Table]:
+def _read_file_rows(path: AnyPath, rows: Any, columns: Sequence[str]) -> list[pa.Table]:
     """The rows of one file, given in ascending order, row group by row group."""
     tables = []
     with open_parquet(path) as file:

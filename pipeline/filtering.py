@@ -29,6 +29,7 @@ from pipeline.run import require_record
 from pipeline.rundir import TEMPORARY_PREFIX, RunDirectory, sync
 from pipeline.shards import commit_rows
 from pipeline.splits import SPLITS
+from pipeline.storage import as_path, require_local
 
 MAX_NAMED = 5
 """Images that a refusal names."""
@@ -182,9 +183,11 @@ def _write(
 ) -> None:
     """Write the chosen rows of a run to `out`; `chosen` has all tasks and the ids of the rows."""
     tasks, kept = chosen
+    out = require_local(as_path(out), "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-    building = RunDirectory(out.with_name(f"{TEMPORARY_PREFIX}{out.name}.{unique}"))
+    folder = out.with_name(f"{TEMPORARY_PREFIX}{out.name}.{unique}")
+    building = RunDirectory(folder)
     try:
         building.create()
         write_run_record(building, record)
@@ -198,9 +201,9 @@ def _write(
                 f"{missing} rows of '{run.path}' could not be read; `texsynth verify` says which "
                 "files are damaged, and how to mend them"
             )
-        building.path.rename(out)
+        folder.rename(out)
     except BaseException:
-        shutil.rmtree(building.path, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     sync(out.parent)
 

@@ -15,6 +15,10 @@ A crash at any point loses no row, and `read_committed` sees each task once thro
    are damaged, is moved to `NAME.damaged` in the run directory: its tasks count as missing.
 5. `_SUCCESS` is written if no task is missing; otherwise it is removed, before step 1.
 
+On an object store, which cannot rename, step 2 is left out: `_SUCCESS` is removed, and step 1 puts
+its files into `textures/` itself, under names that no file there has. Until step 4 has removed the
+earlier ones, `read_committed` sees each task once, who reads the folder as a whole not.
+
 Run again after a crash, it starts from what is there; with nothing to be done it writes nothing.
 A few row groups are in memory at a time. It must not run beside another finalize.
 """
@@ -23,7 +27,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +40,7 @@ from pipeline.committed import (
     FileProblem,
     Scan,
     UnreadableFileError,
+    list_files,
     open_parquet,
     read_rows,
     scan_committed,
@@ -52,6 +58,7 @@ from pipeline.rundir import (
 from pipeline.schema import carried_columns, compute_flags, metrics_schema, with_rules
 from pipeline.shards import ROW_GROUP_ROWS, compute_rows_digest, open_row_writer
 from pipeline.siblings import compute_sibling_distances
+from pipeline.storage import AnyPath, ObjectPath, require_local
 
 # More takes more memory (256 PNGs of 256 px are 33 MB), fewer read a shard more often: one whose
 # rows end up far apart is read once for every gathering that has one of them.
@@ -100,7 +107,7 @@ class Finalized:
 
     rows: int
     missing: tuple[str, ...]
-    files: tuple[Path, ...]
+    files: tuple[AnyPath, ...]
     problems: tuple[FileProblem, ...]
 
 
@@ -128,9 +135,7 @@ def finalize(
         try:
             return _finalize(run, expected, _Parts(rows_per_file, rules), damaged)
         except UnreadableFileError as error:
-            path = error.problem.path
-            aside = path.replace(run.path / f"{path.name}{DAMAGED_SUFFIX}")
-            damaged.append(FileProblem(aside, error.problem.reason))
+            damaged.append(_put_aside(run, error.problem))
 
 
 def _finalize(
@@ -145,14 +150,28 @@ def _finalize(
         run.success.unlink(missing_ok=True)
     obsolete = [path for path in scan.files if path.parent != run.textures]
     if not _is_compact(run, scan) or not parts.hold(scan):
-        obsolete += _swap(run, scan, _build(run, scan, parts))
-    files = tuple(sorted(run.textures.glob("*.parquet")))
+        if isinstance(run.path, ObjectPath):
+            obsolete += _add_generation(run, scan, parts, damaged)
+        else:
+            obsolete += _swap(run, scan, _build(run, scan, parts))
+    files = tuple(path for path in list_files(run) if path.parent == run.textures)
+    files = tuple(path for path in files if path not in obsolete)
     _write_metrics(run, files, scan.schema)
     _remove(run, obsolete)
     if not len(missing):
         _write_success(run, len(scan.winners))
     problems = (*damaged, *scan_committed(run).problems)
     return Finalized(len(scan.winners), tuple(missing.to_pylist()), files, problems)
+
+
+def _put_aside(run: RunDirectory, problem: FileProblem) -> FileProblem:
+    """Move a damaged file out of the way, to where it goes on being named."""
+    path, aside = problem.path, run.path / f"{problem.path.name}{DAMAGED_SUFFIX}"
+    if isinstance(path, ObjectPath) and isinstance(aside, ObjectPath):
+        path.move(aside)
+    elif isinstance(path, Path) and isinstance(aside, Path):
+        path.replace(aside)
+    return FileProblem(aside, problem.reason)
 
 
 def _write_success(run: RunDirectory, tasks: int) -> None:
@@ -174,9 +193,19 @@ def _is_compact(run: RunDirectory, scan: Scan) -> bool:
     return bool(inside) and not unreadable and bool(stored.equals(scan.winners))
 
 
+def _add_generation(
+    run: RunDirectory, scan: Scan, parts: _Parts, damaged: list[FileProblem]
+) -> list[AnyPath]:
+    """Put files with the rows that count beside those that there are; gives the ones replaced."""
+    run.success.unlink(missing_ok=True)
+    damaged += [_put_aside(run, p) for p in scan.problems if p.path.parent == run.textures]
+    _write_parts(run.textures, scan, parts)
+    return [path for path in scan.files if path.parent == run.textures]
+
+
 def _build(run: RunDirectory, scan: Scan, parts: _Parts) -> Path:
     """A folder with the rows that count, proved complete."""
-    folder = run.path / f"{TEMPORARY_PREFIX}textures"
+    folder = require_local(run.path, "folder") / f"{TEMPORARY_PREFIX}textures"
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -188,28 +217,42 @@ def _build(run: RunDirectory, scan: Scan, parts: _Parts) -> Path:
     return folder
 
 
-def _write_parts(folder: Path, scan: Scan, parts: _Parts) -> None:
+def _write_parts(folder: AnyPath, scan: Scan, parts: _Parts) -> None:
     winners = scan.winners.append_column("sibling_distance", compute_sibling_distances(scan))
-    digest = compute_rows_digest(_task_attempts(winners))
     starts = range(0, max(len(winners), 1), parts.rows)
+    digest = _new_digest(folder, scan, winners)
     paths = [folder / f"part-{number:05d}-{digest}.parquet" for number in range(len(starts))]
     for start, path in zip(starts, paths, strict=True):
         _write_part(path, scan, winners.slice(start, parts.rows), parts)
-    sync(folder)
+    if isinstance(folder, Path):
+        sync(folder)
     _prove(paths, winners)
 
 
-def _write_part(path: Path, scan: Scan, rows: pa.Table, parts: _Parts) -> None:
-    with naming(path), open_row_writer(path, scan.schema) as writer:
+def _new_digest(folder: AnyPath, scan: Scan, winners: pa.Table) -> str:
+    """Of the rows; with a number, where files in the folder have it already.
+
+    Those may be read at this moment, by somebody who must not get parts of two files.
+    """
+    digest = compute_rows_digest(_task_attempts(winners))
+    taken = {path.name for path in scan.files if path.parent == folder}
+    names = (digest, *(f"{digest}-{number}" for number in range(1, len(taken) + 1)))
+    return next(name for name in names if not any(t.endswith(f"-{name}.parquet") for t in taken))
+
+
+def _write_part(path: AnyPath, scan: Scan, rows: pa.Table, parts: _Parts) -> None:
+    writing = nullcontext(path) if isinstance(path, Path) else atomic_path(path)
+    with naming(path), writing as place, open_row_writer(place, scan.schema) as writer:
         for start in range(0, len(rows), GATHERED_ROWS):
             gathered = rows.slice(start, GATHERED_ROWS)
             table = read_rows(scan, gathered, scan.schema.names)
             table = parts.flag(table, gathered["sibling_distance"])
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-    sync(path)
+    if isinstance(path, Path):
+        sync(path)
 
 
-def _prove(paths: list[Path], winners: pa.Table) -> None:
+def _prove(paths: Sequence[AnyPath], winners: pa.Table) -> None:
     """Raise unless the files hold each committed task once, in order."""
     names = ["task_id", "attempts"]
     built = _read_columns(paths, names)
@@ -219,21 +262,22 @@ def _prove(paths: list[Path], winners: pa.Table) -> None:
         raise FinalizeError(f"{paths[0].parent}: got {got}, expected {len(winners)} of as many")
 
 
-def _swap(run: RunDirectory, scan: Scan, built: Path) -> list[Path]:
+def _swap(run: RunDirectory, scan: Scan, built: Path) -> list[AnyPath]:
     """Put the built folder in place; gives the read files of the one that it replaced."""
-    replaced = []
-    if run.textures.exists():
+    replaced: list[AnyPath] = []
+    folder, textures = require_local(run.path, "folder"), require_local(run.textures, "folder")
+    if textures.exists():
         taken = {path.name for path in run.replaced()}
         names = (f"{REPLACED_PREFIX}{number}" for number in range(len(taken) + 1))
-        aside = run.path / next(name for name in names if name not in taken)
-        run.textures.replace(aside)
+        aside = folder / next(name for name in names if name not in taken)
+        textures.replace(aside)
         replaced = [aside / path.name for path in scan.files if path.parent == run.textures]
-    built.replace(run.textures)
-    sync(run.path)
+    built.replace(textures)
+    sync(folder)
     return replaced
 
 
-def _write_metrics(run: RunDirectory, files: Iterable[Path], schema: pa.Schema) -> None:
+def _write_metrics(run: RunDirectory, files: Iterable[AnyPath], schema: pa.Schema) -> None:
     """Write `metrics.parquet` from the files of `textures/`, unless it is theirs already."""
     files = list(files)
     schema = metrics_schema(carried_columns(schema))
@@ -247,7 +291,7 @@ def _write_metrics(run: RunDirectory, files: Iterable[Path], schema: pa.Schema) 
             writer.write_table(_read_columns([path], schema.names).cast(schema))
 
 
-def _has_keys_of(metrics: Path, files: list[Path]) -> bool:
+def _has_keys_of(metrics: AnyPath, files: list[AnyPath]) -> bool:
     # A task whose row was lost begins again at attempt 1: only the time tells the rows apart.
     keys = ["task_id", "attempts", "finished_at", "flag_rules"]
     stored = _read_columns(files, keys)
@@ -257,16 +301,16 @@ def _has_keys_of(metrics: Path, files: list[Path]) -> bool:
         return False
 
 
-def _remove(run: RunDirectory, files: Iterable[Path]) -> None:
+def _remove(run: RunDirectory, files: Iterable[AnyPath]) -> None:
     """Remove compacted files, what a killed writer left, and the folders that this empties."""
     for path in [*files, *run.temporaries()]:
         path.unlink(missing_ok=True)
     for folder in run.replaced():
         if not any(folder.iterdir()):
-            folder.rmdir()
+            require_local(folder, "folder").rmdir()
 
 
-def _read_columns(paths: list[Path], names: list[str]) -> pa.Table:
+def _read_columns(paths: Sequence[AnyPath], names: list[str]) -> pa.Table:
     tables = []
     for path in paths:
         with open_parquet(path) as file:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 from safetensors import SafetensorError, safe_open
@@ -21,6 +20,7 @@ from pipeline.rundir import (
     TEMPORARY_PREFIX,
     RunDirectory,
 )
+from pipeline.storage import AnyPath, list_entries, local_copy
 
 FOREIGN = "not a file of a run: nothing reads it"
 UNFINISHED = "a write that its process did not end; a finalize removes it"
@@ -62,7 +62,7 @@ def _problems_of_root(run: RunDirectory) -> Iterator[FileProblem]:
             yield from _problems_of_file(path)
 
 
-def _problems_of_folder(run: RunDirectory, folder: Path) -> Iterator[FileProblem]:
+def _problems_of_folder(run: RunDirectory, folder: AnyPath) -> Iterator[FileProblem]:
     if not folder.is_dir():
         return
     for path in _list(folder):
@@ -76,7 +76,7 @@ def _problems_of_folder(run: RunDirectory, folder: Path) -> Iterator[FileProblem
             yield from _problems_of_file(path, deep=folder == run.checkpoints)
 
 
-def _problems_of_file(path: Path, *, deep: bool = True) -> Iterator[FileProblem]:
+def _problems_of_file(path: AnyPath, *, deep: bool = True) -> Iterator[FileProblem]:
     """What is wrong with a file that belongs here; its content only if `deep`."""
     try:
         status = path.stat()
@@ -88,7 +88,7 @@ def _problems_of_file(path: Path, *, deep: bool = True) -> Iterator[FileProblem]
             with open_parquet(path):
                 pass
         elif deep and path.suffix == ".safetensors":
-            with safe_open(path, "np"):
+            with local_copy(path) as local, safe_open(local, "np"):
                 pass
     except UnreadableFileError as error:
         yield error.problem
@@ -99,10 +99,10 @@ def _problems_of_file(path: Path, *, deep: bool = True) -> Iterator[FileProblem]
         yield FileProblem(path, f"cannot be read: {error}")
 
 
-def _list(folder: Path) -> Sequence[Path | FileProblem]:
+def _list(folder: AnyPath) -> Sequence[AnyPath | FileProblem]:
     """The entries of a folder, hidden ones left out; or why it cannot be listed."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return [path for path in list_entries(folder) if not path.name.startswith(".")]
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -11,13 +11,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pipeline.rundir import RunDirectory, atomic_path
+from pipeline.storage import AnyPath, local_copy
 from texsynth import CurvePoint, TaskCheckpoint
 from texsynth.tasks import validate_checkpoint
 
@@ -31,7 +31,7 @@ IDENTITY = (
 logger = logging.getLogger(__name__)
 
 
-def checkpoint_path(run: RunDirectory, task_id: str) -> Path:
+def checkpoint_path(run: RunDirectory, task_id: str) -> AnyPath:
     """Where the checkpoint of a task lies; the name is a digest, for ids can be long."""
     digest = hashlib.sha256(task_id.encode()).hexdigest()[:16]
     return run.checkpoints / f"{digest}.safetensors"
@@ -74,10 +74,8 @@ def load_checkpoint(
         sizes: (height, width) of every level, px, from coarse to fine.
     """
     path = checkpoint_path(run, task["task_id"])
-    if not path.is_file():
-        return None
     try:
-        with safe_open(path, "pt") as file:
+        with local_copy(path) as local, safe_open(local, "pt") as file:
             values = json.loads(file.metadata()[KEY])
             if [values.pop(name, None) for name in IDENTITY] != [
                 task.get(name) for name in IDENTITY
@@ -85,6 +83,8 @@ def load_checkpoint(
                 return None
             checkpoint = _restore(values, file.get_tensor("image"))
         validate_checkpoint(checkpoint, sizes, f"checkpoint {str(path)!r}")
+    except FileNotFoundError:
+        return None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         logger.warning("%s: no checkpoint, the task begins anew: %r", path, error)
         return None

@@ -26,6 +26,7 @@ from pipeline.committed import (
 )
 from pipeline.rundir import RunDirectory, require_run
 from pipeline.schema import metrics_schema, row_schema
+from pipeline.storage import sorted_glob
 
 TASK_ID_COLUMN = metrics_schema().get_field_index("task_id")
 
@@ -107,7 +108,7 @@ def _read_finalized_images(run: RunDirectory, wanted: list[str]) -> pa.Table | N
     """
     if not is_current(run):
         return None
-    files = tuple(sorted(run.textures.glob("*.parquet")))
+    files = tuple(sorted_glob(run.textures, "*.parquet"))
     try:
         with open_parquet(run.metrics) as metrics:
             if metrics.num_row_groups != len(files):

@@ -2,6 +2,7 @@
 
 A file is written beside its place under a name that readers pass over (`_tmp-*.tmp`), synced to
 the disk, and renamed; the directory is synced after it. An error leaves no file under either name.
+An object is written to a local temporary file and put, which makes it appear at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipeline.lease import is_lock
+from pipeline.storage import AnyPath, ObjectPath, as_path, sorted_glob
 
 TEMPORARY_PREFIX = "_tmp-"
 REPLACED_PREFIX = "_replaced-"
@@ -32,72 +37,85 @@ class NotARunError(ValueError):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """One output directory: the place of everything that a run writes."""
+    """One output directory: the place of everything that a run writes.
 
-    path: Path
+    Attributes:
+        path: A local folder, or one of an object store: then an `ObjectPath`, also where a URI was
+            given as text or as a `Path`.
+    """
+
+    path: AnyPath
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", as_path(self.path))
 
     @property
-    def run_json(self) -> Path:
+    def run_json(self) -> AnyPath:
         """Resolved configuration, fingerprint, versions; written before work starts."""
         return self.path / "run.json"
 
     @property
-    def tasks(self) -> Path:
+    def tasks(self) -> AnyPath:
         """All tasks of the manifest, as last given; what verify, retry and replay go by."""
         return self.path / "tasks.parquet"
 
     @property
-    def pending(self) -> Path:
+    def pending(self) -> AnyPath:
         """The tasks that this session began with."""
         return self.path / "pending.parquet"
 
     @property
-    def lock(self) -> Path:
+    def lock(self) -> AnyPath:
         """Held by the process that works on the run, released by the kernel when it dies."""
         return self.path / ".lock"
 
     @property
-    def session(self) -> Path:
+    def session(self) -> AnyPath:
         """Who works on the run, since when, and whether it was asked to stop."""
         return self.path / "session.json"
 
     @property
-    def attempts(self) -> Path:
+    def attempts(self) -> AnyPath:
         """What every actor has in flight, one file per actor; written before work starts."""
         return self.path / "attempts"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> AnyPath:
         """Textures in the making, one file per task; removed when its row is committed."""
         return self.path / "checkpoints"
 
     @property
-    def log(self) -> Path:
+    def log(self) -> AnyPath:
         """One JSON object per line: sessions, ends of tasks, problems."""
         return self.path / "log.jsonl"
 
     @property
-    def shards(self) -> Path:
+    def log_parts(self) -> AnyPath:
+        """On an object store, where nothing can be appended to: the log in parts."""
+        return self.path / "log"
+
+    @property
+    def shards(self) -> AnyPath:
         """Committed rows, one file per flush."""
         return self.path / "shards"
 
     @property
-    def textures(self) -> Path:
+    def textures(self) -> AnyPath:
         """Committed rows after finalize, compacted and sorted. Only finalize makes this folder."""
         return self.path / "textures"
 
     @property
-    def metrics(self) -> Path:
+    def metrics(self) -> AnyPath:
         """After finalize: all columns but the pictures."""
         return self.path / "metrics.parquet"
 
     @property
-    def report(self) -> Path:
+    def report(self) -> AnyPath:
         """Gallery and plots."""
         return self.path / "report"
 
     @property
-    def success(self) -> Path:
+    def success(self) -> AnyPath:
         """Marker: finalized, and no task is missing."""
         return self.path / "_SUCCESS"
 
@@ -106,22 +124,29 @@ class RunDirectory:
         for folder in (self.shards, self.attempts, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def replaced(self) -> list[Path]:
-        """Earlier texture folders that a finalize put aside and has not yet removed."""
-        return sorted(self.path.glob(f"{REPLACED_PREFIX}*"))
+    def name_of(self, path: AnyPath) -> str:
+        """A path in the directory as seen from it."""
+        return str(path).removeprefix(f"{self.path}/")
 
-    def folders(self) -> dict[Path, tuple[str, ...]]:
+    def replaced(self) -> list[AnyPath]:
+        """Earlier texture folders that a finalize put aside and has not yet removed."""
+        if isinstance(self.path, ObjectPath):
+            return []
+        return sorted_glob(self.path, f"{REPLACED_PREFIX}*")
+
+    def folders(self) -> dict[AnyPath, tuple[str, ...]]:
         """The folders of files that a run reads, and how the names of these files end."""
-        return {
+        logs = {self.log_parts: (".jsonl",)} if isinstance(self.path, ObjectPath) else {}
+        return logs | {
             self.shards: (".parquet",),
             self.textures: (".parquet",),
             self.attempts: (".json", PREPARING_SUFFIX),
             self.checkpoints: (".safetensors",),
         }
 
-    def is_own(self, path: Path) -> bool:
+    def is_own(self, path: AnyPath) -> bool:
         """Whether something in the directory, or in one of its folders, has a name of the run's."""
-        if path.name.startswith(TEMPORARY_PREFIX):
+        if path.name.startswith(TEMPORARY_PREFIX) or is_lock(path.name):
             return True
         suffixes = self.folders().get(path.parent)
         if suffixes is not None:
@@ -129,13 +154,15 @@ class RunDirectory:
         aside = path.name.startswith(REPLACED_PREFIX) or path.name.endswith(DAMAGED_SUFFIX)
         return aside or path in self._named()
 
-    def _named(self) -> set[Path]:
+    def _named(self) -> set[AnyPath]:
         """Everything that this class has a name for."""
         names = [name for name, value in vars(type(self)).items() if isinstance(value, property)]
         return {getattr(self, name) for name in names}
 
-    def temporaries(self) -> list[Path]:
+    def temporaries(self) -> list[AnyPath]:
         """Files whose writing has not ended: of writers at work, or that were killed."""
+        if isinstance(self.path, ObjectPath):
+            return []
         pattern = f"{TEMPORARY_PREFIX}*.tmp"
         folders = (self.path, self.shards, self.attempts, self.checkpoints)
         return [path for folder in folders for path in folder.glob(pattern)]
@@ -155,12 +182,18 @@ def require_run(run: RunDirectory) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, which takes the place of `path` at the end.
+def atomic_path(path: AnyPath) -> Iterator[Path]:
+    """Give a temporary local path to write to, which takes the place of `path` at the end.
 
     Raises:
         OSError: The disk is full, or the like; then nothing has changed. It names the file.
     """
+    if isinstance(path, ObjectPath):
+        with tempfile.TemporaryDirectory(prefix="texsynth-") as folder, naming(path):
+            local = Path(folder) / path.name
+            yield local
+            path.upload(local)
+        return
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{unique}.tmp")
     try:
@@ -175,7 +208,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: AnyPath) -> Iterator[None]:
     """Errors of the system that name no file, as those of a write do not, name this one."""
     try:
         yield
@@ -195,14 +228,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json_atomic(path: Path, values: Mapping[str, Any]) -> None:
+def write_json_atomic(path: AnyPath, values: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_table_atomic(path: Path, table: pa.Table) -> None:
+def write_table_atomic(path: AnyPath, table: pa.Table) -> None:
     """Write a Parquet file, whole or not at all."""
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)

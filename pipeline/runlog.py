@@ -1,5 +1,7 @@
 """The log of a run: one JSON object per line in `log.jsonl`, for people and for their tools.
 
+On an object store it is in parts, `log/*.jsonl`.
+
 Every line begins with `time` (ISO 8601, UTC) and `event`; the others depend on the event:
 
 * `session_begun`: session, host, pid, pending, weights, versions
@@ -26,7 +28,9 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
+from pipeline.log_parts import part_writer, read_last_bytes
 from pipeline.rundir import RunDirectory
+from pipeline.storage import ObjectPath
 from pipeline.terminal import first_line
 
 TASK_COLUMNS = (
@@ -45,6 +49,8 @@ TASK_COLUMNS = (
 """Of a row, in the line of its task."""
 ERROR_LENGTH = 500
 """Characters of an error in the log; the row has the whole."""
+FREQUENT = ("task", "block")
+"""Events that on an object store may wait for others."""
 TAIL_BYTES = 65_536
 """How far from its end a log is searched."""
 
@@ -62,6 +68,7 @@ class RunLog:
 
     def __init__(self, run: RunDirectory, console: Console | None = None) -> None:
         self._path = run.log
+        self._parts = part_writer(run.log_parts) if isinstance(run.log_parts, ObjectPath) else None
         self._console = console or Console(stderr=True)
         self._failed = False
 
@@ -76,7 +83,10 @@ class RunLog:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": name, **_finite(values)}, default=str)
         try:
-            self._append(line.encode() + b"\n")
+            if self._parts:
+                self._parts.append(line.encode() + b"\n", now=name not in FREQUENT)
+            else:
+                self._append(line.encode() + b"\n")
         except OSError as error:
             if not self._failed:
                 self._failed = True
@@ -99,7 +109,7 @@ class RunLog:
             self.event("task", **row)
 
     def _append(self, line: bytes) -> None:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(str(self._path), os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             end = os.fstat(descriptor).st_size
             # The end of a line that a crash, or a full disk, has cut.
@@ -118,10 +128,7 @@ def load_last_event(run: RunDirectory, prefix: str) -> dict[str, Any] | None:
         prefix: As `session_`.
     """
     try:
-        with run.log.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            lines = file.read(TAIL_BYTES).split(b"\n")
+        lines = _read_tail(run).split(b"\n")
     except OSError:
         return None
     for line in reversed(lines):
@@ -132,6 +139,15 @@ def load_last_event(run: RunDirectory, prefix: str) -> dict[str, Any] | None:
         if isinstance(values, dict) and str(values.get("event", "")).startswith(prefix):
             return values
     return None
+
+
+def _read_tail(run: RunDirectory) -> bytes:
+    if isinstance(run.log_parts, ObjectPath):
+        return read_last_bytes(run.log_parts, TAIL_BYTES)
+    with run.log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL_BYTES))
+        return file.read(TAIL_BYTES)
 
 
 def _finite(value: Any) -> Any:

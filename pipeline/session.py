@@ -1,6 +1,7 @@
 """One process at a time works on a run directory.
 
-The lock is the kernel's (`flock`): it ends with the process that holds it, however that dies.
+The lock is the kernel's (`flock`): it ends with the process that holds it, however that dies. On
+an object store it is a lease (`pipeline.lease`).
 `session.json` says for readers who holds it, and for actors on any node whether they are to go on:
 an actor whose session has been asked to stop, or has been followed by another, begins nothing more.
 """
@@ -15,19 +16,23 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from pipeline.lease import Lease, LeaseHeldError, is_leased
 from pipeline.rundir import RunDirectory, write_json_atomic
+from pipeline.storage import ObjectPath
 
 LOCK_SECONDS = 1.0
 """Longer than a reader holds the lock to see whether it is free."""
 POLL_SECONDS = 1.0
 """Between two looks of an actor at `session.json`."""
+STORE_POLL_SECONDS = 5.0
+"""The same on an object store, where every look is a request that is paid for."""
 
 SessionState = Literal["running", "stopping", "ended"]
 
@@ -66,12 +71,9 @@ def hold_run(run: RunDirectory) -> Iterator[Session]:
 
     Raises:
         RunBusyError: Another process holds it; the message says which.
+        LeaseLostError: On an object store: another process has taken it over meanwhile.
     """
-    lock = FileLock(run.lock, timeout=LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise RunBusyError(_describe_holder(run)) from error
+    let_go = _take_lock(run)
     before = load_session(run)
     session = Session(
         forgiven=before.id if before is not None and before.state != "running" else None,
@@ -86,13 +88,13 @@ def hold_run(run: RunDirectory) -> Iterator[Session]:
     finally:
         # On a full disk the lock alone says that the run is free.
         with suppress(OSError):
-            _write(run, dataclasses.replace(session, state="ended"))
-        lock.release()
+            _write_own(run, dataclasses.replace(session, state="ended"))
+        let_go()
 
 
 def request_stop(run: RunDirectory, session: Session) -> None:
     """Ask the actors of a session to stop: begin nothing, commit what has ended."""
-    _write(run, dataclasses.replace(session, state="stopping"))
+    _write_own(run, dataclasses.replace(session, state="stopping"))
 
 
 def load_session(run: RunDirectory) -> Session | None:
@@ -105,8 +107,10 @@ def load_session(run: RunDirectory) -> Session | None:
 
 def is_held(run: RunDirectory) -> bool:
     """Whether a process works on the run at this moment."""
+    if isinstance(run.path, ObjectPath):
+        return is_leased(run.path)
     try:
-        descriptor = os.open(run.lock, os.O_RDONLY)
+        descriptor = os.open(str(run.lock), os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -122,6 +126,8 @@ def is_held(run: RunDirectory) -> bool:
 class StopWatch:
     """Tells an actor whether its session goes on; reads the file once a second at most.
 
+    On an object store every five seconds.
+
     Args:
         run: The run directory.
     """
@@ -131,6 +137,7 @@ class StopWatch:
         self._session = load_session(run)
         self._looked_at = time.monotonic()
         self._stopped = False
+        self._poll_s = STORE_POLL_SECONDS if isinstance(run.path, ObjectPath) else POLL_SECONDS
 
     @property
     def session_id(self) -> str | None:
@@ -145,12 +152,31 @@ class StopWatch:
         """
         if self._session is None or self._stopped:
             return self._stopped
-        if now or time.monotonic() - self._looked_at >= POLL_SECONDS:
+        if now or time.monotonic() - self._looked_at >= self._poll_s:
             self._looked_at = time.monotonic()
             current = load_session(self._run)
             running = (self._session.id, "running")
             self._stopped = current is not None and (current.id, current.state) != running
         return self._stopped
+
+
+def _take_lock(run: RunDirectory) -> Callable[[], None]:
+    """Take the lock of a run; gives what lets it go."""
+    try:
+        if isinstance(run.path, ObjectPath):
+            return Lease(run.path).close
+        lock = FileLock(str(run.lock), timeout=LOCK_SECONDS)
+        lock.acquire()
+    except (Timeout, LeaseHeldError) as error:
+        raise RunBusyError(_describe_holder(run)) from error
+    return lock.release
+
+
+def _write_own(run: RunDirectory, session: Session) -> None:
+    """Write what has become of a session, unless another has followed it."""
+    current = load_session(run)
+    if current is None or current.id == session.id:
+        _write(run, session)
 
 
 def _write(run: RunDirectory, session: Session) -> None:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from pipeline.rundir import RunDirectory, atomic_path
 from pipeline.schema import SchemaError, carried_columns, rows_to_table
+from pipeline.storage import AnyPath
 
 # 32 to 128 read well (an image costs the reading of its row group); 64 PNGs of 256 px are 8 MB.
 ROW_GROUP_ROWS = 64
@@ -55,7 +56,7 @@ def open_row_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def commit_rows(run: RunDirectory, table: pa.Table) -> Path:
+def commit_rows(run: RunDirectory, table: pa.Table) -> AnyPath:
     """Write rows as one shard, durable when this returns.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +16,7 @@ from pipeline.committed import (
     select_winners,
 )
 from pipeline.rundir import RunDirectory
+from pipeline.storage import AnyPath
 from pipeline.tail import no_rows, read_row_columns
 
 KEYS = ("task_id", "category", "attempts")
@@ -35,7 +35,7 @@ class RowReader:
     def __init__(self, run: RunDirectory, columns: Sequence[str]) -> None:
         self._run = run
         self._columns = tuple(dict.fromkeys([*KEYS, *columns]))
-        self._known: dict[Path, tuple[Stamp, pa.Table | FileProblem]] = {}
+        self._known: dict[AnyPath, tuple[Stamp, pa.Table | FileProblem]] = {}
 
     def read(self) -> tuple[pa.Table, list[FileProblem]]:
         """The rows that count, each task once, and the files that could not be read.
@@ -54,7 +54,7 @@ class RowReader:
         problems = [known for _, known in self._known.values() if isinstance(known, FileProblem)]
         return _select_winners(rows), problems
 
-    def _read_finalized(self, files: Sequence[Path]) -> pa.Table | None:
+    def _read_finalized(self, files: Sequence[AnyPath]) -> pa.Table | None:
         """The rows of `metrics.parquet`; None where the other files say more, or other things."""
         if not files or any(path.parent != self._run.textures for path in files):
             return None
@@ -65,7 +65,7 @@ class RowReader:
             return None
         return rows if stored == len(rows) else None
 
-    def _gather(self, files: Iterable[Path]) -> tuple[pa.Table, bool]:
+    def _gather(self, files: Iterable[AnyPath]) -> tuple[pa.Table, bool]:
         """All rows of some files, superseded ones too, and whether one of the files has gone."""
         tables, vanished = [], False
         for path in files:
@@ -78,7 +78,7 @@ class RowReader:
                 tables.append(found)
         return pa.concat_tables([no_rows(self._columns), *tables]), vanished
 
-    def _read_file(self, path: Path) -> pa.Table | FileProblem:
+    def _read_file(self, path: AnyPath) -> pa.Table | FileProblem:
         status = path.stat(follow_symlinks=False)
         stamp = (status.st_mtime_ns, status.st_size)
         known = self._known.get(path)
@@ -107,7 +107,7 @@ def load_task_columns(run: RunDirectory, columns: Sequence[str]) -> pa.Table:
         raise UnreadableFileError(FileProblem(run.tasks, reason)) from error
 
 
-def _count_rows(path: Path) -> int:
+def _count_rows(path: AnyPath) -> int:
     with open_parquet(path) as file:
         count: int = file.metadata.num_rows
         return count

@@ -22,6 +22,7 @@ from pipeline.query import as_run, is_current
 from pipeline.rundir import RunDirectory
 from pipeline.sandbox import lock_sandbox, open_sandbox, quote_name, quote_text
 from pipeline.schema import metrics_schema
+from pipeline.storage import AnyPath, arrow_place
 
 BATCH_ROWS = 2048
 """Rows handed on at once: DuckDB works on as many."""
@@ -122,7 +123,7 @@ def open_metrics(runs: Sequence[RunDirectory | Path | str]) -> Iterator[MetricsD
         yield MetricsDatabase(connection, names, problems)
 
 
-def name_runs(paths: Sequence[Path]) -> list[str]:
+def name_runs(paths: Sequence[AnyPath]) -> list[str]:
     """Names of run directories: the last part of each path, or as many as tell them apart.
 
     Raises:
@@ -151,7 +152,7 @@ def _open_source(run: RunDirectory, problems: list[FileProblem]) -> pa.Table | d
     return table.replace_schema_metadata()
 
 
-def _open_dataset(path: Path) -> ds.Dataset:
+def _open_dataset(path: AnyPath) -> ds.Dataset:
     """A Parquet file, a fragment per row group.
 
     Arrow reads a few fragments ahead; of one fragment it would read ahead nearly everything. Where
@@ -162,7 +163,8 @@ def _open_dataset(path: Path) -> ds.Dataset:
         page_checksum_verification=True, pre_buffer=False, use_buffered_stream=True
     )
     file_format = ds.ParquetFileFormat(default_fragment_scan_options=options)
-    whole = ds.dataset(path, format=file_format)
+    place, filesystem = arrow_place(path)
+    whole = ds.dataset(place, format=file_format, filesystem=filesystem)
     fragments = [part for one in whole.get_fragments() for part in one.split_by_row_group()]
     return ds.FileSystemDataset(fragments, whole.schema, file_format, whole.filesystem)
 

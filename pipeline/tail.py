@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow as pa
 from pipeline.committed import FileProblem, UnreadableFileError, open_parquet
 from pipeline.rundir import RunDirectory
 from pipeline.schema import SCHEMA_VERSION, VERSION_KEY, SchemaError, row_schema
+from pipeline.storage import AnyPath, sorted_glob
 
 
 class ShardTail:
@@ -33,7 +33,7 @@ class ShardTail:
     ) -> None:
         self._run = run
         self._columns = tuple(columns)
-        self._seen: set[Path] = set(self._list()) if skip_present else set()
+        self._seen: set[AnyPath] = set(self._list()) if skip_present else set()
         self.problems: list[FileProblem] = []
 
     def new_rows(self) -> pa.Table:
@@ -43,7 +43,9 @@ class ShardTail:
         is passed over.
         """
         tables = [no_rows(self._columns)]
-        for path in sorted(set(self._list()) - self._seen):
+        for path in self._list():
+            if path in self._seen:
+                continue
             try:
                 tables.append(read_row_columns(path, self._columns))
             except FileNotFoundError:
@@ -53,8 +55,8 @@ class ShardTail:
             self._seen.add(path)
         return pa.concat_tables(tables)
 
-    def _list(self) -> list[Path]:
-        return list(self._run.shards.glob("*.parquet"))
+    def _list(self) -> list[AnyPath]:
+        return sorted_glob(self._run.shards, "*.parquet")
 
 
 class CommittedTasks:
@@ -92,7 +94,7 @@ class CommittedTasks:
             self._attempts[row["task_id"]] = max(known, row["attempts"])
 
 
-def read_row_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+def read_row_columns(path: AnyPath, columns: Sequence[str]) -> pa.Table:
     """Some fixed columns of all rows of a file of a run, `metrics.parquet` included.
 
     Args:

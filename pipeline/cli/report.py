@@ -14,6 +14,7 @@ def report(
     /,
     *,
     limit: Annotated[int, Parameter(validator=validators.Number(gte=1))] = DEFAULT_LIMIT,
+    out: Path | None = None,
 ) -> None:
     """Write a page to look at a run, worst textures first, and say where it is.
 
@@ -22,5 +23,7 @@ def report(
         limit: How many textures are written at full size at most, the worst of them; all others
             are thumbnails. The default makes a folder of about 200 MB at most with textures of
             256 px.
+        out: Local folder of the page; by default `report` in the run directory, which must then be
+            a local one.
     """
-    print(write_report(RunDirectory(run), limit=limit))
+    print(write_report(RunDirectory(run), limit=limit, out=out))

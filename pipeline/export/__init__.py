@@ -4,7 +4,8 @@ The folder of an export, beside what its form makes:
 
     export.json     what it is of: run, selection, form; written first
     manifest.csv    a row for each texture, with the SHA-256 of its bytes; written last
-    _tmp-export/    while it is not whole: which parts are, and what is being written
+    _tmp-export/    while it is not whole: which parts are, and what is being written; also all of
+                    an export that will replace the one that is there (`pipeline.export.replacing`)
 
 A part is a shard, or some hundreds of PNG files. It is written aside, put in place, and then noted
 as whole. An export that is killed begins again with the first part that is not noted, and ends as
@@ -37,6 +38,7 @@ from pipeline.export.textures import Textures, load_textures
 from pipeline.export.webdataset import TarShards
 from pipeline.rundir import RunDirectory, write_table_atomic
 from pipeline.selection import Selection
+from pipeline.storage import as_path, require_local
 
 __all__ = ["FORMS", "ExportError", "FormName", "export_run"]
 
@@ -66,8 +68,8 @@ def export_run(
         out: The folder: empty, missing, or with an export of the same.
         selection: Which textures.
         shard_rows: The most textures in a file, of webdataset and hf only; at least 1.
-        overwrite: Remove another export in `out` first, or a finished one of the same. What else
-            lies beside it is left.
+        overwrite: Replace another export in `out`, or a finished one of the same, once this one is
+            whole. What else lies beside it is left.
 
     Returns:
         How many textures the export has.
@@ -84,15 +86,17 @@ def export_run(
     if shard_rows is not None and (form not in SHARDED or shard_rows < 1):
         expected = f"at least 1, and a form of {', '.join(SHARDED)}"
         raise ExportError(f"shard_rows {shard_rows}, form {form}: expected {expected}")
-    if out.resolve().is_relative_to(run.path.resolve()):
+    out = require_local(as_path(out), "--out")
+    inside = isinstance(run.path, Path) and out.resolve().is_relative_to(run.path.resolve())
+    if inside:
         raise ExportError(f"'{out}' lies in the run '{run.path}': expected a folder outside of it")
     textures = load_textures(run, selection)
     rows = shard_rows or SHARD_ROWS
     layout = _make_form(form, textures, rows)
     record = _describe(form, textures, rows if form in SHARDED else None, layout)
-    with hold_export(out, record, overwrite=overwrite) as needed:
-        if needed:
-            _write(out, textures, layout)
+    with hold_export(out, record, overwrite=overwrite) as folder:
+        if folder is not None:
+            _write(folder, textures, layout)
     return len(textures)
 
 
@@ -113,6 +117,9 @@ def _describe(
 ) -> dict[str, Any]:
     """The content of `export.json`: equal where the files would be the same."""
     selection = asdict(textures.selection)
+    if selection["categories"] is not None:
+        # As it is read again.
+        selection["categories"] = list(selection["categories"])
     return {
         "layout_version": LAYOUT_VERSION,
         "form": form,

@@ -25,6 +25,7 @@ from pipeline.report.page import page_parts, read_resource
 from pipeline.report.pictures import PictureWriter
 from pipeline.resume import RunRecord, load_run_record
 from pipeline.rundir import TEMPORARY_PREFIX, RunDirectory, atomic_path
+from pipeline.storage import as_path, require_local
 
 __all__ = ["DEFAULT_LIMIT", "ReportError", "order_worst_first", "remake_exemplar", "write_report"]
 
@@ -40,7 +41,7 @@ class ReportError(ValueError):
     """A report cannot be made of this directory, or not as asked."""
 
 
-def write_report(run: RunDirectory, *, limit: int = DEFAULT_LIMIT) -> Path:
+def write_report(run: RunDirectory, *, limit: int = DEFAULT_LIMIT, out: Path | None = None) -> Path:
     """Write the report of a run, finished or not, from the rows committed so far.
 
     Exemplars are cut from their source files again, and are left blank, with the reason, where a
@@ -51,6 +52,7 @@ def write_report(run: RunDirectory, *, limit: int = DEFAULT_LIMIT) -> Path:
         limit: How many textures are written at full size at most; at least 1. The worst are: by
             the highest delivered loss of their exemplar, a texture without a loss before all.
             Of all others there is a thumbnail.
+        out: The folder of the report; `report/` in the run directory if not given.
 
     Returns:
         The path of the page.
@@ -58,6 +60,8 @@ def write_report(run: RunDirectory, *, limit: int = DEFAULT_LIMIT) -> Path:
     Raises:
         ReportError: The directory holds no run, another report of it is being written, or `limit`
             is out of range.
+        RemotePathError: The run directory is a URI and no folder was given: a page opens from a
+            disk.
         RunRecordError: `run.json` is damaged.
         OSError: The disk is full, or the like; an earlier report is still whole.
     """
@@ -66,14 +70,16 @@ def write_report(run: RunDirectory, *, limit: int = DEFAULT_LIMIT) -> Path:
     record = load_run_record(run)
     if record is None:
         raise ReportError(f"'{run.path}' is no run directory: it has no {run.run_json.name}")
-    run.report.mkdir(exist_ok=True)
-    with _alone(run):
-        return _write(run, record, limit)
+    place = run.report if out is None else as_path(out)
+    folder = require_local(place, "the report's folder (--out)")
+    folder.mkdir(parents=out is not None, exist_ok=True)
+    with _alone(folder):
+        return _write(run, record, limit, folder)
 
 
-def _write(run: RunDirectory, record: RunRecord, limit: int) -> Path:
-    path = run.report / "index.html"
-    with _new_assets(run.report) as assets:
+def _write(run: RunDirectory, record: RunRecord, limit: int, folder: Path) -> Path:
+    path = folder / "index.html"
+    with _new_assets(folder) as assets:
         gallery = read_from_scan(run, lambda scan: _write_assets(scan, record, assets, limit))
         parts = page_parts(run, record, gallery, assets.name)
         with (
@@ -97,12 +103,12 @@ def _write_assets(scan: Scan, record: RunRecord, assets: Path, limit: int) -> Ga
 
 
 @contextmanager
-def _alone(run: RunDirectory) -> Iterator[None]:
-    lock = FileLock(run.report / ".lock", timeout=0)
+def _alone(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise ReportError(f"'{run.report}': another process writes this report") from error
+        raise ReportError(f"'{folder}': another process writes this report") from error
     try:
         yield
     finally:

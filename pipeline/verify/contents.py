@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +19,7 @@ from pipeline.committed import (
 )
 from pipeline.resume import RunRecord
 from pipeline.rundir import RunDirectory
+from pipeline.storage import AnyPath
 from pipeline.verify.checks import Check, Problems, counted
 from pipeline.verify.images import find_png_problem
 from pipeline.verify.rows import ROW_CHECKS, count_other_seeds, find_row_problems
@@ -116,7 +116,7 @@ def check_files(run: RunDirectory, contents: Contents) -> Check:
     """Whether every Parquet file could be read in full, page checksums verified."""
     problems = Problems()
     for problem in contents.unreadable:
-        problems.add(f"{problem.path.relative_to(run.path)}: {problem.reason}")
+        problems.add(f"{run.name_of(problem.path)}: {problem.reason}")
     files = len(contents.scan.files) + len(contents.scan.problems)
     found = f"{counted(files, 'file')}, {counted(contents.rows.counts['rows'], 'row')}"
     return problems.check("files", found, "move the file away" + AGAIN)
@@ -142,7 +142,7 @@ def check_rows(contents: Contents, expectation: Expectation) -> Iterator[Check]:
         yield gathered.check(name, found[name], MENDS[name] + AGAIN)
 
 
-def _read_file(run: RunDirectory, path: Path, expectation: Expectation) -> FileContents:
+def _read_file(run: RunDirectory, path: AnyPath, expectation: Expectation) -> FileContents:
     contents = FileContents()
     with open_parquet(path) as file:
         for group in range(file.num_row_groups):
@@ -150,7 +150,7 @@ def _read_file(run: RunDirectory, path: Path, expectation: Expectation) -> FileC
             table.validate(full=True)
             _look_at(table, expectation, contents)
         contents.counts["rows"] = file.metadata.num_rows
-    where = path.relative_to(run.path)
+    where = run.name_of(path)
     contents.findings = [(check, f"{where}: {line}") for check, line in contents.findings]
     return contents
 

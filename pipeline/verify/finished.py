@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 from pipeline.committed import UnreadableFileError, open_parquet
 from pipeline.rundir import RunDirectory
 from pipeline.schema import PICTURES
+from pipeline.storage import AnyPath, sorted_glob
 from pipeline.verify.checks import Check, Problems, counted
 from pipeline.verify.contents import Contents
 
@@ -69,7 +69,7 @@ def check_success(run: RunDirectory, contents: Contents, missing: int, *, workin
 def check_metrics(run: RunDirectory, *, working: bool) -> Check:
     """Whether `metrics.parquet` has the rows of `textures/`, all columns but the pictures."""
     problems = Problems()
-    files = sorted(run.textures.glob("*.parquet"))
+    files = sorted_glob(run.textures, "*.parquet")
     if not files and not run.metrics.exists():
         return problems.check("metrics.parquet", "not there yet", "")
     found = "as textures/, less the pictures"
@@ -98,7 +98,7 @@ def _rows_inside(run: RunDirectory, contents: Contents, rows: pa.Table | None = 
     return rows.filter(pc.is_in(rows["file"], pa.array(inside, pa.int32())))
 
 
-def _compare_metrics(metrics: Path, files: list[Path]) -> str:
+def _compare_metrics(metrics: AnyPath, files: list[AnyPath]) -> str:
     """What differs first; empty if nothing does."""
     with open_parquet(metrics) as file:
         names = file.schema_arrow.names
@@ -122,7 +122,7 @@ def _compare_metrics(metrics: Path, files: list[Path]) -> str:
 class _Rows:
     """Rows of some files, one after the other, in portions of any size."""
 
-    def __init__(self, files: list[Path], names: list[str]) -> None:
+    def __init__(self, files: list[AnyPath], names: list[str]) -> None:
         self._batches = self._read(files, names)
         self._left: pa.Table | None = None
 
@@ -138,7 +138,7 @@ class _Rows:
         return whole.slice(0, count)
 
     @staticmethod
-    def _read(files: list[Path], names: list[str]) -> Iterator[pa.Table]:
+    def _read(files: list[AnyPath], names: list[str]) -> Iterator[pa.Table]:
         for path in files:
             with open_parquet(path) as file:
                 for batch in file.iter_batches(BATCH_ROWS, columns=names):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from pipeline.attempts import load_attempts
 from pipeline.rundir import DAMAGED_SUFFIX, RunDirectory
+from pipeline.storage import AnyPath, list_entries, local_copy, sorted_glob
 from pipeline.verify.checks import MAX_LINES, Check, Problems, counted
 
 
@@ -18,7 +18,7 @@ def check_attempts(run: RunDirectory) -> Check:
     problems = Problems()
     latest, unreadable = load_attempts(run)
     for problem in unreadable:
-        problems.add(f"{problem.path.relative_to(run.path)}: {problem.reason}")
+        problems.add(f"{run.name_of(problem.path)}: {problem.reason}")
     mend = "move the file away; deaths of processes at the tasks in it are then not counted"
     return problems.check("attempts", f"{counted(len(latest), 'task')} begun without a row", mend)
 
@@ -32,13 +32,13 @@ def check_checkpoints(run: RunDirectory, done: set[str]) -> Check:
     """
     problems = Problems()
     tasks = []
-    for path in sorted(run.checkpoints.glob("*.safetensors")):
+    for path in sorted_glob(run.checkpoints, "*.safetensors"):
         try:
             tasks.append(_read_task_id(path))
         except FileNotFoundError:
             continue
         except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
-            problems.add(f"{path.relative_to(run.path)}: no checkpoint: {error!r}")
+            problems.add(f"{run.name_of(path)}: no checkpoint: {error!r}")
     found = counted(len(tasks), "checkpoint")
     obsolete = sum(task in done for task in tasks)
     if obsolete:
@@ -57,7 +57,7 @@ def check_folders(run: RunDirectory, *, working: bool) -> Check:
     notes = []
     for folder in (run.path, *run.folders()):
         try:
-            entries = sorted(folder.iterdir()) if folder.exists() else []
+            entries = list_entries(folder) if folder.exists() else []
         except OSError as error:
             problems.add(f"{folder.name}: cannot be listed: {error}")
             continue
@@ -66,7 +66,7 @@ def check_folders(run: RunDirectory, *, working: bool) -> Check:
             seen = [path for path in foreign if not path.name.startswith(("_", "."))]
             problems.add(*(f"textures/{path.name}: not of the run" for path in seen))
             foreign = [path for path in foreign if path not in seen]
-        notes += [str(path.relative_to(run.path)) for path in foreign]
+        notes += [run.name_of(path) for path in foreign]
     found = "; ".join([*_describe_leftovers(run, working=working), *_name("foreign", notes)])
     mend = (
         "move it away: who reads the folder textures/ as a whole reads it too, or fails at it; a "
@@ -75,8 +75,8 @@ def check_folders(run: RunDirectory, *, working: bool) -> Check:
     return problems.check("folders", found or "nothing but the run's own files", mend)
 
 
-def _read_task_id(path: Path) -> str:
-    with safe_open(path, "np") as file:
+def _read_task_id(path: AnyPath) -> str:
+    with local_copy(path) as local, safe_open(local, "np") as file:
         (text,) = (file.metadata() or {}).values()
         return str(json.loads(text)["task_id"])
 

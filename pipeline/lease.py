@@ -1,0 +1,292 @@
+"""The lock of a run on an object store: a lease that is taken over when its holder is silent.
+
+Locks are objects with numbers, `.lock-000001` and so on; the one with the highest number counts.
+To take the lock is to put the object of the next number on the condition that there is none: of
+several who try, the store lets one win. The holder renews its object again and again; one that was
+not renewed for `lease_s` is stale, and so is one whose process is known to be dead. A holder that
+finds a higher number, or could not renew in time, has lost the lock and stops. Numbers only grow,
+so that one who was away for long can never write over the lock of another.
+
+Times are compared by the store's clock alone, or by one machine's own.
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import logging
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pipeline.object_store import StorageError
+from pipeline.storage import ObjectPath
+
+PREFIX = ".lock-"
+LEASE_SECONDS = 60.0
+"""How long a holder may be silent: many renewals, each tried several times, fit in."""
+RENEWALS = 6
+"""In that time."""
+FENCE = 0.75
+"""Share of that time after which a holder that could not renew stops, before others may begin."""
+TICK_SECONDS = 1.0
+"""Between two looks at the clock, or at the lock of another."""
+SETTLE_SECONDS = 5.0
+"""Where the store knows no conditions: after that long, whoever has put its lock last is alone."""
+
+logger = logging.getLogger(__name__)
+
+
+class LeaseHeldError(Exception):
+    """Another process holds the lock, and is alive."""
+
+
+class LeaseLostError(OSError):
+    """Another process has, or may have, taken the lock over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The content of a lock.
+
+    Attributes:
+        token: Of this taking; unlike that of every other.
+        host, pid: Of the process.
+        machine: Where its number can be looked up: the boot of a kernel, and a name space of it.
+        lease_s: How long it may be silent, s.
+        renewals: How often it was renewed.
+        released: It was let go.
+    """
+
+    token: str
+    host: str
+    pid: int
+    machine: str
+    lease_s: float
+    renewals: int = 0
+    released: bool = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has let go, or its process is known to be dead."""
+        if self.released:
+            return True
+        if not self.machine or self.machine != _describe_machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    def to_bytes(self) -> bytes:
+        """As it is stored."""
+        return json.dumps(asdict(self)).encode()
+
+
+class Lease:
+    """Holds the lock of a run until it is closed.
+
+    Args:
+        folder: The run directory.
+        on_lost: Called in a thread of its own when the lock is lost; interrupts the main thread if
+            not given, as Ctrl-C does.
+
+    Raises:
+        LeaseHeldError: Another process holds it. That one is watched for a while before.
+        StorageError: The store does not answer.
+    """
+
+    def __init__(self, folder: ObjectPath, on_lost: Callable[[], None] | None = None) -> None:
+        self._on_lost = on_lost or _thread.interrupt_main
+        self._holder = Holder(
+            token=secrets.token_hex(8),
+            host=platform.node(),
+            pid=os.getpid(),
+            machine=_describe_machine(),
+            lease_s=LEASE_SECONDS,
+        )
+        self._folder = folder
+        self._renewed_at = 0.0
+        self._number = self._take()
+        self._lost = ""
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="lease")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let go.
+
+        Raises:
+            LeaseLostError: The lock had been lost meanwhile.
+        """
+        self._closing.set()
+        self._thread.join()
+        if self._lost:
+            raise LeaseLostError(f"{self._folder}: the lock was lost: {self._lost}")
+        _lock_path(self._folder, self._number).write_bytes(
+            replace(self._holder, released=True).to_bytes()
+        )
+
+    def _take(self) -> int:
+        while True:
+            newest = _find_newest(self._folder)
+            if newest is not None:
+                _await_stale(self._folder, *newest)
+            number = newest[0] + 1 if newest else 1
+            self._renewed_at = time.monotonic()
+            if self._put_new(number):
+                for old in _list_numbers(self._folder):
+                    if old < number:
+                        _lock_path(self._folder, old).unlink(missing_ok=True)
+                return number
+
+    def _put_new(self, number: int) -> bool:
+        """Put our lock of this number; whether it is ours then."""
+        path, content = _lock_path(self._folder, number), self._holder.to_bytes()
+        try:
+            path.write_bytes(content, new=True)
+        except FileExistsError:
+            # Perhaps by an attempt of ours whose answer was lost.
+            return path.read_bytes() == content
+        try:
+            path.write_bytes(content, new=True)
+        except FileExistsError:
+            return True
+        logger.warning(
+            "%s: the store knows no conditional puts; two processes that begin in the same moment "
+            "are told apart by waiting %g s, which is weaker",
+            self._folder,
+            SETTLE_SECONDS,
+        )
+        time.sleep(SETTLE_SECONDS)
+        return path.read_bytes() == content
+
+    def _keep(self) -> None:
+        """The thread: renews in time, and says when it cannot, also while a renewal hangs."""
+        renewal: Future[None] | None = None
+        pool = ThreadPoolExecutor(1, thread_name_prefix="lease-renewal")
+        tick_s = min(TICK_SECONDS, self._holder.lease_s / 20)
+        while not self._lost and not self._closing.wait(tick_s):
+            silent_s = time.monotonic() - self._renewed_at
+            if renewal is not None and renewal.done():
+                self._judge(renewal)
+                renewal = None
+            elif silent_s > FENCE * self._holder.lease_s:
+                self._lost = f"it could not be renewed for {silent_s:.0f} s"
+            elif renewal is None and silent_s > self._holder.lease_s / RENEWALS:
+                renewal = pool.submit(self._renew)
+        pool.shutdown(wait=False, cancel_futures=True)
+        if self._lost:
+            logger.error("%s: the lock was lost: %s", self._folder, self._lost)
+            self._on_lost()
+
+    def _judge(self, renewal: Future[None]) -> None:
+        error = renewal.exception()
+        if isinstance(error, LeaseLostError):
+            self._lost = str(error)
+        elif error is not None:
+            logger.warning("%s: the lock was not renewed: %s", self._folder, error)
+
+    def _renew(self) -> None:
+        begun_at = time.monotonic()
+        if _lock_path(self._folder, self._number + 1).exists():
+            raise LeaseLostError("another process has taken it over")
+        self._holder = replace(self._holder, renewals=self._holder.renewals + 1)
+        _lock_path(self._folder, self._number).write_bytes(self._holder.to_bytes())
+        self._renewed_at = begun_at
+
+
+def is_leased(folder: ObjectPath) -> bool:
+    """Whether somebody seems to hold the lock of a run; writes nothing.
+
+    The age of the lock is by this machine's clock: one that is wrong shows a dead holder longer, or
+    a living one as dead. Who takes the lock does not go by this.
+    """
+    number, holder = _find_newest(folder) or (0, None)
+    if holder is None:
+        return number > 0
+    try:
+        modified = _lock_path(folder, number).stat().st_mtime
+    except FileNotFoundError:
+        return True
+    return not holder.is_gone and time.time() - modified < holder.lease_s
+
+
+def is_lock(name: str) -> bool:
+    """Whether a file of a run directory is such a lock."""
+    return name.startswith(PREFIX) and name.removeprefix(PREFIX).isdigit()
+
+
+def _await_stale(folder: ObjectPath, number: int, holder: Holder | None) -> None:
+    """Return once the newest lock may be followed by the next.
+
+    Raises:
+        LeaseHeldError: Its holder has renewed it, or another has followed, while we watched.
+    """
+    if holder is not None and holder.is_gone:
+        return
+    path = _lock_path(folder, number)
+    lease_s = LEASE_SECONDS if holder is None else holder.lease_s
+    stale_at = time.monotonic() + lease_s - _measure_age(folder, path)
+    while time.monotonic() < stale_at:
+        time.sleep(min(TICK_SECONDS, lease_s / 20))
+        newest = _find_newest(folder)
+        if newest is None or newest[1] is None:
+            continue
+        if newest[1].is_gone:
+            return
+        if newest != (number, holder):
+            raise LeaseHeldError
+
+
+def _measure_age(folder: ObjectPath, path: ObjectPath) -> float:
+    """How long ago an object was put, s, by the store's clock: that of one that we put now."""
+    clock = folder / f".clock-{secrets.token_hex(4)}"
+    clock.touch()
+    try:
+        return max(0.0, clock.stat().st_mtime - path.stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
+    finally:
+        clock.unlink(missing_ok=True)
+
+
+def _find_newest(folder: ObjectPath) -> tuple[int, Holder | None] | None:
+    """The lock that counts, and its holder if it can be read; None if there is none."""
+    numbers = _list_numbers(folder)
+    if not numbers:
+        return None
+    try:
+        values = json.loads(_lock_path(folder, numbers[-1]).read_bytes())
+        return numbers[-1], Holder(**values)
+    except StorageError:
+        raise
+    except (OSError, ValueError, TypeError):
+        return numbers[-1], None
+
+
+def _list_numbers(folder: ObjectPath) -> list[int]:
+    names = [path.name for path in folder.iterdir()]
+    return sorted(int(name.removeprefix(PREFIX)) for name in names if is_lock(name))
+
+
+def _lock_path(folder: ObjectPath, number: int) -> ObjectPath:
+    return folder / f"{PREFIX}{number:06d}"
+
+
+def _describe_machine() -> str:
+    """What tells process numbers of one boot and name space from those of others; Linux only."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""

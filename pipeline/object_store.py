@@ -1,0 +1,188 @@
+"""Object stores as one kind of place: S3, Google Cloud, Azure and Hugging Face, through fsspec.
+
+The only file that imports fsspec. Listings are never cached: the commit protocol needs to see what
+other processes have just written. Every call is tried a few times, and its error names the object.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+EXTRAS = {"s3": "s3", "gs": "gs", "az": "az", "hf": "hf"}
+"""What `pip install texsynth[...]` is to be given, by scheme."""
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
+"""What speaks to the store, by scheme."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    # The client repeats what fails at once; what goes on failing is waited for here.
+    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 3}}},
+}
+"""Of the file systems, by scheme; credentials and endpoints come from each one's environment."""
+ATTEMPTS = 4
+"""Of every call, beside those that the store's client makes by itself."""
+FIRST_WAIT_SECONDS = 0.5
+"""Before the second attempt; doubled each time, and drawn so that many clients do not meet."""
+HOPELESS = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError")
+"""Errors that no waiting helps, by the names of their classes: they belong to other packages."""
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class StorageError(OSError):
+    """An object store does not do what it was asked; the message names the object."""
+
+
+class MissingPackageError(ValueError):
+    """The package that speaks to a kind of object store is not installed."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a store says of one object, or of a folder.
+
+    Attributes:
+        uri: Of the object.
+        size: Bytes.
+        modified: By the store's clock, s since 1970; 0 where it does not say.
+        version: Changes with the content: its ETag, or the like.
+        is_folder: It only stands for the objects below it.
+    """
+
+    uri: str
+    size: int
+    modified: float
+    version: str
+    is_folder: bool
+
+
+def find_scheme(text: str) -> str | None:
+    """The scheme of the URI of an object store that we know; None for anything else."""
+    scheme, separator, _ = text.partition("://")
+    return scheme if separator and scheme in PACKAGES else None
+
+
+def open_filesystem(scheme: str) -> Any:
+    """The fsspec file system of a scheme, one for each process.
+
+    Raises:
+        MissingPackageError: Its package is not installed; says which extra brings it.
+    """
+    if importlib.util.find_spec(PACKAGES[scheme]) is None:
+        raise MissingPackageError(
+            f"'{scheme}://' needs the package {PACKAGES[scheme]}, which is not installed; "
+            f"pip install 'texsynth[{EXTRAS[scheme]}]'"
+        )
+    import fsspec  # type: ignore[import-untyped]
+
+    return fsspec.filesystem(scheme, use_listings_cache=False, **OPTIONS.get(scheme, {}))
+
+
+def call_store(uri: str, act: Callable[[Any, str], Result], *, what: str = "read") -> Result:
+    """Do something with an object; tried again, a few times, where the store or the line fails.
+
+    Args:
+        uri: Of the object.
+        act: Gets the file system and the object's path in it.
+        what: Is done, for the message.
+
+    Raises:
+        FileNotFoundError, FileExistsError: As the store says.
+        StorageError: It did not work; `__cause__` is the store's own error.
+    """
+    filesystem = open_filesystem(uri.partition("://")[0])
+    path = filesystem._strip_protocol(uri)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return act(filesystem, path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "no such object", uri) from error
+        except FileExistsError as error:
+            raise FileExistsError(errno.EEXIST, "the object exists", uri) from error
+        except Exception as error:  # every store has classes of errors of its own
+            if attempt == ATTEMPTS or not _may_pass(error):
+                raise StorageError(
+                    f"{uri}: cannot {what} it after {attempt} attempts: "
+                    f"{type(error).__name__}: {' '.join(str(error).split())}"
+                ) from error
+            logger.info("%s: %r; attempt %d of %d", uri, error, attempt, ATTEMPTS)
+            wait_s = FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
+            time.sleep(random.uniform(wait_s / 2, wait_s))  # noqa: S311 (no secret)
+    raise AssertionError("unreachable")
+
+
+def describe_object(uri: str) -> ObjectInfo:
+    """What the store says of an object or a folder.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        StorageError: The store does not answer.
+    """
+
+    def look(filesystem: Any, path: str) -> ObjectInfo:
+        filesystem.invalidate_cache(path)
+        return _to_info(uri, filesystem.info(path))
+
+    return call_store(uri, look)
+
+
+def list_folder(uri: str) -> list[ObjectInfo]:
+    """What lies directly in a folder, by name; nothing if there is no such folder.
+
+    Raises:
+        StorageError: The store does not answer.
+    """
+
+    def look(filesystem: Any, path: str) -> list[ObjectInfo]:
+        filesystem.invalidate_cache(path)
+        try:
+            entries = filesystem.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        found = [(str(entry["name"]).rstrip("/").rpartition("/")[2], entry) for entry in entries]
+        # A marker of the folder itself, and the object where a file was asked for, are no entries.
+        inside = [(n, e) for n, e in found if str(e["name"]).rstrip("/") != path.rstrip("/")]
+        return [_to_info(f"{uri}/{name}", entry) for name, entry in sorted(inside, key=_first)]
+
+    return call_store(uri, look, what="list")
+
+
+def _first(pair: tuple[str, Any]) -> str:
+    return pair[0]
+
+
+def _to_info(uri: str, values: dict[str, Any]) -> ObjectInfo:
+    """One form for what file systems call by different names."""
+    modified = values.get("LastModified") or values.get("mtime") or values.get("last_modified")
+    version = values.get("ETag") or values.get("etag") or values.get("blob_id") or modified
+    if isinstance(modified, str):
+        modified = _parse_time(modified)
+    elif modified is not None and not isinstance(modified, int | float):
+        modified = modified.timestamp()
+    return ObjectInfo(
+        uri=uri,
+        size=int(values.get("size") or 0),
+        modified=float(modified or 0.0),
+        version=str(version or ""),
+        is_folder=values["type"] == "directory",
+    )
+
+
+def _parse_time(text: str) -> float:
+    import datetime
+
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt may do better: not where the call itself is wrong, or forbidden."""
+    if isinstance(error, TypeError | ValueError | AttributeError | PermissionError):
+        return False
+    return type(error).__name__ not in HOPELESS
