@@ -40,7 +40,7 @@ def make_finished_run(folder: Path, rows: int) -> list[str]:
     config = RunConfig.model_validate(OPTIONS).resolved()
     run = RunDirectory(folder / "run")
     checked = check_run(manifest, config, run)
-    tasks, record = checked.tasks, checked.record
+    tasks, record = checked.tasks.read(), checked.record
     run.create()
     write_tasks(run, tasks)
     write_run_record(run, record)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pipeline.fingerprints import ImageSource
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.splits import SplitError, describe_splits, require_known_splits
+from pipeline.table_stream import stream_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,4 +103,6 @@ def load_dealt_manifest(
         ManifestError: it cannot be used.
     """
     manifest = load_manifest(path, root=root, allow_outside_root=allow_outside_root)
+    # All rows are looked at, again and again, as they are now.
+    manifest = replace(manifest, stream=stream_table(manifest.table))
     return DealtManifest(manifest, partition, allow_outside_root)

@@ -18,8 +18,8 @@ from pipeline.calibration import LevelPlan, calibrate, memory_bytes
 from pipeline.capacity import count_cpu_actors
 from pipeline.committed import read_committed
 from pipeline.config import RunConfig
+from pipeline.pending import KEYS, find_pending
 from pipeline.preflight import check_run
-from pipeline.resume import KEYS, pending_tasks
 from pipeline.rundir import RunDirectory
 from texsynth import TextureNetwork
 from texsynth.config import ConfigError
@@ -94,7 +94,7 @@ def plan_run(manifest_path: Path, config: RunConfig, out: Path | None = None) ->
     device = _choose_device(config)
     run = None if out is None else RunDirectory(out)
     checked = check_run(manifest_path, config, run)
-    tasks = checked.tasks
+    tasks = checked.tasks.read(["task_id", "category"])
     left = len(tasks) if run is None else _count_left(run, tasks, config)
     counts = {
         "exemplars": len(tasks) // (config.crops * (config.variations + config.blends)),
@@ -122,8 +122,8 @@ def _choose_device(config: RunConfig) -> str:
 def _count_left(run: RunDirectory, tasks: pa.Table, config: RunConfig) -> int:
     """Tasks that a run would do."""
     committed, _ = read_committed(run, KEYS)
-    left = pending_tasks(tasks, committed, config.retry, retry_flagged=config.retry_flagged)
-    return len(left)
+    ids, again = tasks["task_id"], config.retry_flagged
+    return len(find_pending(ids, committed, config.retry, retry_flagged=again))
 
 
 def _estimate(counts: dict[str, int], config: RunConfig, network: TextureNetwork) -> RunPlan:

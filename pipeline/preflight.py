@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from pipeline.resume import (
 from pipeline.rundir import RunDirectory
 from pipeline.schema import RESERVED_COLUMNS, row_schema
 from pipeline.splits import select_split
-from pipeline.tasks import TASK_COLUMNS, expand_tasks
+from pipeline.table_stream import Columns, TableStream, stream_table
+from pipeline.tasks import TASK_COLUMNS, Counts, expand_batches, expand_tasks
 from texsynth.config import ConfigError
 from texsynth.levels import compute_levels
 from texsynth.synthesis import make_batches
@@ -86,12 +87,12 @@ class CheckedRun:
     """What a run is to do, found good.
 
     Args:
-        tasks: of the manifest, as `expand_tasks` makes them.
+        tasks: of the manifest, as `expand_tasks` makes them, which is done whenever they are read.
         record: what `run.json` is to say.
         network: the weights, on the CPU.
     """
 
-    tasks: pa.Table
+    tasks: TableStream
     record: RunRecord
     network: texsynth.TextureNetwork
 
@@ -125,7 +126,7 @@ def check_run(manifest_path: Path, config: RunConfig, run: RunDirectory | None) 
     synthesis = config.resolve_synthesis()
     sizes = compute_levels(synthesis, *config.texture_size, config.exemplar_size)
     make_batches(network, synthesis, sizes, config.exemplar_size)
-    record = _make_record(manifest, tasks, config, network)
+    record = _make_record(manifest, tasks.schema, config, network)
     previous = load_run_record(run) if run is not None else None
     if previous is not None and not config.flag_rules:
         # Flags may have been computed anew since; rows made from here on get the same rules.
@@ -136,14 +137,28 @@ def check_run(manifest_path: Path, config: RunConfig, run: RunDirectory | None) 
     return CheckedRun(tasks, record, network)
 
 
-def _expand(allowed: pa.Table, config: RunConfig) -> pa.Table:
-    """Textures of the exemplars that a run takes, then their blends."""
+def _expand(allowed: TableStream, config: RunConfig) -> TableStream:
+    """Textures of the exemplars that a run takes, then their blends.
+
+    Blends are drawn among all rows, which are in memory for them.
+    """
+    if config.blends:
+        return stream_table(_expand_with_blends(allowed.read(), config))
+    counts = Counts(config.crops, config.variations)
+
+    def expand(columns: Columns) -> Iterator[pa.Table]:
+        for tasks in expand_batches(allowed.first(config.limit), counts, seed=config.seed):
+            yield tasks if columns is None else tasks.select(columns)
+
+    (none,) = expand_batches([allowed.schema.empty_table()], counts, seed=config.seed)
+    return TableStream(none.schema, expand)
+
+
+def _expand_with_blends(allowed: pa.Table, config: RunConfig) -> pa.Table:
     exemplars = allowed.slice(0, config.limit)
     tasks = expand_tasks(
         exemplars, crops=config.crops, variations=config.variations, seed=config.seed
     )
-    if not config.blends:
-        return tasks
     blends = expand_blends(
         exemplars,
         allowed,
@@ -156,9 +171,9 @@ def _expand(allowed: pa.Table, config: RunConfig) -> pa.Table:
 
 
 def _make_record(
-    manifest: Manifest, tasks: pa.Table, config: RunConfig, network: texsynth.TextureNetwork
+    manifest: Manifest, tasks: pa.Schema, config: RunConfig, network: texsynth.TextureNetwork
 ) -> RunRecord:
-    carried = pa.schema([field for field in tasks.schema if field.name not in TASK_COLUMNS])
+    carried = pa.schema([field for field in tasks if field.name not in TASK_COLUMNS])
     row_schema(carried)
     return RunRecord(
         config=config.model_dump(mode="json"),
@@ -172,7 +187,7 @@ def _make_record(
         weights=network.weights_id,
         weights_sha256=network.weights_sha256,
         manifest=str(manifest.path.absolute()),
-        manifest_sha256=hashlib.sha256(manifest.path.read_bytes()).hexdigest(),
+        manifest_sha256=manifest.sha256,
         root=manifest.root,
         carried=carried,
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,7 +1,7 @@
-"""What a run is (`run.json`), whether it may go on, and which tasks are left.
+"""What a run is (`run.json`), whether it may go on, and its list of tasks.
 
-Resume is an anti-join of the manifest's tasks against the committed rows. A run goes on only with
-the fingerprint that it began with: the digest of everything that changes a texture.
+A run goes on only with the fingerprint that it began with: the digest of everything that changes a
+texture. What is left to do is `pipeline.pending`'s.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.columns import FLAGGED, RETRYABLE
-from pipeline.rundir import RunDirectory, write_json_atomic, write_table_atomic
-from pipeline.tries import next_seed
+from pipeline.committed import UnreadableFileError, open_parquet
+from pipeline.rundir import RunDirectory, write_json_atomic
+from pipeline.table_stream import TableStream, stream_parquet, write_stream_atomic
 
-KEYS = ("task_id", "status", "attempts", "seed", "accepted", "tries")
-"""Columns of the committed rows that tell what is left to do."""
 MEND = (
     "put back a copy, or give the same command with another --out and copy the run.json that it "
     "writes"
@@ -157,96 +156,39 @@ def refuse_filtered(record: RunRecord) -> None:
         )
 
 
-def pending_tasks(
-    tasks: pa.Table,
-    committed: pa.Table,
-    retry: Collection[str] = (),
-    *,
-    retry_flagged: int = 0,
-) -> pa.Table:
-    """The tasks that are left to do.
-
-    Args:
-        tasks: All tasks of the manifest, with a column `task_id`, each once.
-        committed: The columns KEYS of the committed rows, each task once.
-        retry: Statuses of committed rows whose tasks are done again; `flagged` stands for the
-            textures that are not accepted.
-        retry_flagged: New seeds for each of these textures, those that it had already included.
-
-    Returns:
-        The tasks left, in their order, with a column `attempts` (int32), as of its row: 0 for a
-        new task. A flagged one has another seed: with its own it would be the same again. All
-        others that are done again have the seed of their row.
-
-    Raises:
-        ValueError: A task has no id or comes twice, or `retry` has an unknown status.
-    """
-    unknown = sorted(set(retry) - set(RETRYABLE))
-    if unknown:
-        raise ValueError(f"retry: got {unknown}, expected some of {', '.join(RETRYABLE)}")
-    ids = tasks["task_id"]
-    if ids.null_count or pc.count_distinct(ids).as_py() < len(ids):
-        twice = [item["values"] for item in pc.value_counts(ids).to_pylist() if item["counts"] > 1]
-        raise ValueError(f"tasks: {ids.null_count} without an id, named twice: {twice[:10]}")
-    wanted = pa.scalar(True) if FLAGGED in retry else _has_seeds_left(committed, retry_flagged)
-    flagged = pc.and_(_is_flagged(committed), wanted)
-    named = pc.is_in(committed["status"], pa.array(sorted(retry), pa.string()))
-    done = committed.filter(pc.invert(pc.or_(named, flagged)))["task_id"]
-    left = tasks.filter(pc.invert(pc.is_in(ids, done)))
-    row = pc.index_in(left["task_id"], committed["task_id"])
-    attempts = pc.fill_null(committed["attempts"].take(row), 0).cast(pa.int32())
-    left = left.append_column("attempts", attempts)
-    seeds = pc.coalesce(committed["seed"].take(row), left["seed"])
-    reseeded = pc.is_in(left["task_id"], committed.filter(flagged)["task_id"])
-    return _with_seeds(left, seeds, reseeded)
-
-
-def _is_flagged(committed: pa.Table) -> pa.ChunkedArray:
-    refused = pc.invert(pc.fill_null(committed["accepted"], True))
-    return pc.and_(pc.equal(committed["status"], "ok"), refused)
-
-
-def _has_seeds_left(committed: pa.Table, retry_flagged: int) -> Any:
-    """Whether a texture may be tried again; its first seed was no retry."""
-    if not retry_flagged:
-        return pa.scalar(False)
-    tries = pc.fill_null(pc.list_value_length(committed["tries"]), 1)
-    return pc.less_equal(tries, retry_flagged)
-
-
-def _with_seeds(tasks: pa.Table, seeds: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.Table:
-    """The tasks with the given seeds, or ones made of them where `other` says so."""
-    rows = tasks.select(["task_id", "attempts"]).append_column("seed", seeds).to_pylist()
-    chosen = [
-        next_seed(row) if is_other else row["seed"]
-        for row, is_other in zip(rows, other.to_pylist(), strict=True)
-    ]
-    place = tasks.schema.get_field_index("seed")
-    return tasks.set_column(place, "seed", pa.array(chosen, pa.int64()))
-
-
-def write_pending(run: RunDirectory, pending: pa.Table) -> None:
-    """Write `pending.parquet`, whole or not at all; with tasks left, the run is no success."""
-    if len(pending):
-        run.success.unlink(missing_ok=True)
-    write_table_atomic(run.pending, pending)
-
-
-def write_tasks(run: RunDirectory, tasks: pa.Table) -> None:
+def write_tasks(run: RunDirectory, tasks: pa.Table | TableStream) -> None:
     """Write `tasks.parquet`, the tasks of the whole manifest, whole or not at all."""
-    write_table_atomic(run.tasks, tasks)
+    write_stream_atomic(run.tasks, tasks)
 
 
 def load_tasks(run: RunDirectory) -> pa.Table:
     """The tasks of the manifest that the run was last given, in its order.
 
     Raises:
-        RunRecordError: `tasks.parquet` is missing or cannot be read.
+        RunRecordError: As `open_tasks`.
     """
+    return open_tasks(run).read()
+
+
+def open_tasks(run: RunDirectory) -> TableStream:
+    """The same as a stream, for who does not need them all at once.
+
+    Raises:
+        RunRecordError: `tasks.parquet` is missing or cannot be read; also later, where it is
+            damaged further in.
+    """
+    return stream_parquet(partial(_opened_tasks, run))
+
+
+@contextmanager
+def _opened_tasks(run: RunDirectory) -> Iterator[pq.ParquetFile]:
     try:
-        return pq.read_table(run.tasks, page_checksum_verification=True)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        with open_parquet(run.tasks) as file:
+            yield file
+    except (FileNotFoundError, UnreadableFileError) as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, UnreadableFileError):
+            reason = error.problem.reason
         raise RunRecordError(
             f"{run.tasks}: cannot be read: {reason}; `texsynth run` with the manifest makes it anew"
         ) from error

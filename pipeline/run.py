@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline.actor import SynthesisActor
@@ -20,18 +21,16 @@ from pipeline.finalize import Finalized, finalize
 from pipeline.inspection import find_file_problems
 from pipeline.isolation import prepare_block, remove_marks
 from pipeline.outcome import RunOutcome, describe_outcome
+from pipeline.pending import KEYS, find_pending, open_pending, write_pending
 from pipeline.preflight import CheckedRun, check_run, refuse_other_run, require_device
 from pipeline.prepare import ExemplarSource
 from pipeline.progress import RunProgress
 from pipeline.resume import (
-    KEYS,
     RunRecord,
     RunRecordError,
     load_run_record,
-    load_tasks,
-    pending_tasks,
+    open_tasks,
     refuse_filtered,
-    write_pending,
     write_run_record,
     write_tasks,
 )
@@ -39,6 +38,7 @@ from pipeline.rundir import RunDirectory, require_run
 from pipeline.runlog import RunLog
 from pipeline.session import Session, hold_run, request_stop
 from pipeline.signals import StopSignals
+from pipeline.table_stream import TableStream
 from pipeline.terminal import first_line, visible
 
 INLINE_BLOCK_ROWS = 64
@@ -68,7 +68,7 @@ def run_manifest(manifest_path: Path, out: Path, config: RunConfig, console: Con
     run.create()
     with hold_run(run) as session:
         record = _write_record(run, checked)
-        return _go_on(run, record, checked.tasks, config, _Terminal(console, session))
+        return _go_on(run, record, config, _Terminal(console, session))
 
 
 def retry_run(run: RunDirectory, retry: Sequence[str], console: Console) -> RunOutcome:
@@ -90,7 +90,7 @@ def retry_run(run: RunDirectory, retry: Sequence[str], console: Console) -> RunO
     require_device(config)
     run.create()
     with hold_run(run) as session:
-        return _go_on(run, record, load_tasks(run), config, _Terminal(console, session))
+        return _go_on(run, record, config, _Terminal(console, session))
 
 
 def finalize_run(run: RunDirectory) -> Finalized:
@@ -104,7 +104,7 @@ def finalize_run(run: RunDirectory) -> Finalized:
     require_record(run)
     run.create()
     with hold_run(run):
-        return _finalize(run, load_tasks(run))
+        return _finalize(run, open_tasks(run).read(["task_id"])["task_id"])
 
 
 def require_record(run: RunDirectory) -> RunRecord:
@@ -149,10 +149,10 @@ def _write_record(run: RunDirectory, checked: CheckedRun) -> RunRecord:
     return record
 
 
-def _holds(run: RunDirectory, tasks: pa.Table) -> bool:
+def _holds(run: RunDirectory, tasks: TableStream) -> bool:
     """Whether `tasks.parquet` has these tasks."""
     try:
-        return bool(load_tasks(run).equals(tasks))
+        return open_tasks(run).holds(tasks)
     except RunRecordError:
         return False
 
@@ -168,30 +168,46 @@ def _say_problems(
 
 
 def _go_on(
-    run: RunDirectory, record: RunRecord, tasks: pa.Table, config: RunConfig, terminal: _Terminal
+    run: RunDirectory, record: RunRecord, config: RunConfig, terminal: _Terminal
 ) -> RunOutcome:
     """Execute what is pending and finalize; the run is held by this process."""
+    tasks = open_tasks(run)
+    task_ids = tasks.read(["task_id"])["task_id"]
+    count = _list_pending(run, tasks, task_ids, config, terminal)
+    counted = pa.table({"task_id": task_ids[:0], "attempts": pa.array([], pa.int32())})
+    if count:
+        before = f", {len(task_ids) - count} done before" if count < len(task_ids) else ""
+        terminal.say(
+            f"{run.path}: {count} of {len(task_ids)} tasks to do{before}; weights {record.weights}"
+        )
+        stopped_by = _execute(run, config, record, count, terminal)
+        counted = open_pending(run).read(["task_id", "attempts"])
+        if stopped_by is not None:
+            return describe_outcome(run, task_ids, counted, stopped_by=stopped_by)
+    finalized = _finalize(run, task_ids)
+    return describe_outcome(run, task_ids, counted, problems=finalized.problems)
+
+
+def _list_pending(
+    run: RunDirectory,
+    tasks: TableStream,
+    task_ids: pa.ChunkedArray,
+    config: RunConfig,
+    terminal: _Terminal,
+) -> int:
+    """Write `pending.parquet`, if any task is left; gives how many are."""
     committed, unreadable = read_committed(run, KEYS)
     _say_problems(run, unreadable, terminal)
     _keep_attempts(run, committed, forgiven=terminal.session.forgiven)
-    pending = pending_tasks(tasks, committed, config.retry, retry_flagged=config.retry_flagged)
+    again = config.retry_flagged
+    pending = find_pending(task_ids, committed, config.retry, retry_flagged=again)
     if len(pending):
-        write_pending(run, pending)
-        done = len(tasks) - len(pending)
-        before = f", {done} done before" if done else ""
-        terminal.say(
-            f"{run.path}: {len(pending)} of {len(tasks)} tasks to do{before}; "
-            f"weights {record.weights}"
-        )
-        stopped_by = _execute(run, config, record, pending, terminal)
-        if stopped_by is not None:
-            return describe_outcome(run, tasks["task_id"], pending, stopped_by=stopped_by)
-    finalized = _finalize(run, tasks)
-    return describe_outcome(run, tasks["task_id"], pending, problems=finalized.problems)
+        write_pending(run, pending.select(tasks))
+    return len(pending)
 
 
 def _execute(
-    run: RunDirectory, config: RunConfig, record: RunRecord, pending: pa.Table, terminal: _Terminal
+    run: RunDirectory, config: RunConfig, record: RunRecord, pending: int, terminal: _Terminal
 ) -> signal.Signals | None:
     """Do the pending tasks; gives the signal that ended it early, if one did."""
     session = terminal.session
@@ -207,17 +223,17 @@ def _execute(
         session=session.id,
         host=session.host,
         pid=session.pid,
-        pending=len(pending),
+        pending=pending,
         weights=record.weights,
         versions=dict(record.versions),
     )
     received: signal.Signals | None = None
     try:
-        with StopSignals(ask) as signals, RunProgress(run, len(pending), terminal.console, log=log):
+        with StopSignals(ask) as signals, RunProgress(run, pending, terminal.console, log=log):
             if config.executor == "ray":
-                _execute_on_ray(run, config, record.root, len(pending), (session, signals))
+                _execute_on_ray(run, config, record.root, pending, (session, signals))
             else:
-                _execute_inline(run, config, record.root, pending, signals)
+                _execute_inline(run, config, record.root, signals)
         received = signals.received
     except BaseException as error:
         log.event("session_failed", session=session.id, error=first_line(str(error)))
@@ -248,23 +264,20 @@ def _execute_on_ray(
     run_ray_job(run, config, root, job)
 
 
-def _execute_inline(
-    run: RunDirectory, config: RunConfig, root: str, pending: pa.Table, signals: StopSignals
-) -> None:
+def _execute_inline(run: RunDirectory, config: RunConfig, root: str, signals: StopSignals) -> None:
     actor = SynthesisActor(str(run.path), device=config.device)
     try:
-        for start in range(0, len(pending), INLINE_BLOCK_ROWS):
+        for block in open_pending(run).cut(INLINE_BLOCK_ROWS):
             if signals.received:
                 break
-            block = pending.slice(start, INLINE_BLOCK_ROWS)
             actor(prepare_block(block, ExemplarSource(root, config), run))
     finally:
         actor.close()
 
 
-def _finalize(run: RunDirectory, tasks: pa.Table) -> Finalized:
+def _finalize(run: RunDirectory, task_ids: pa.ChunkedArray) -> Finalized:
     compact = run.success.exists()
-    finalized = finalize(run, tasks["task_id"])
+    finalized = finalize(run, task_ids)
     if any(run.attempts.iterdir()):
         _keep_attempts(run, read_committed(run, KEYS)[0])
         if not finalized.missing:
@@ -275,5 +288,7 @@ def _finalize(run: RunDirectory, tasks: pa.Table) -> Finalized:
 
 
 def _keep_attempts(run: RunDirectory, committed: pa.Table, *, forgiven: str | None = None) -> None:
-    columns = (committed["task_id"].to_pylist(), committed["attempts"].to_pylist())
+    begun = pa.array(load_attempts(run)[0], pa.string())
+    rows = committed.filter(pc.is_in(committed["task_id"], begun))
+    columns = (rows["task_id"].to_pylist(), rows["attempts"].to_pylist())
     keep_earlier_attempts(run, dict(zip(*columns, strict=True)), forgiven=forgiven)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.manifest import Manifest
+from pipeline.table_stream import TableStream
 
 SPLITS = ("train", "val", "test")
 HELD_OUT = ("val", "test")
@@ -21,7 +22,7 @@ class SplitError(ValueError):
     """A manifest does not have the split that was asked for."""
 
 
-def select_split(manifest: Manifest, partition: int | None, split: str | None) -> pa.Table:
+def select_split(manifest: Manifest, partition: int | None, split: str | None) -> TableStream:
     """The rows of a manifest that a run may use.
 
     Args:
@@ -36,18 +37,20 @@ def select_split(manifest: Manifest, partition: int | None, split: str | None) -
         SplitError: no such column, nothing in it, or no row of this split.
     """
     if partition is None and split is None:
-        return manifest.table
+        return manifest.stream
+    name = split_column(partition)
     column = load_split(manifest, partition)
-    table = _with_column(manifest.table, "split", column)
-    if split is None:
-        return table
-    chosen = table.filter(pc.equal(column, split))
-    if not len(chosen):
+    if split is not None and not pc.any(pc.equal(column, split)).as_py():
         raise SplitError(
-            f"split is {split!r}, expected one of column {split_column(partition)!r} of manifest "
+            f"split is {split!r}, expected one of column {name!r} of manifest "
             f"'{manifest.path}', which has {describe_splits(column)}"
         )
-    return chosen
+
+    def select(batch: pa.Table) -> pa.Table:
+        batch = _with_column(batch, "split", batch[name])
+        return batch if split is None else batch.filter(pc.equal(batch[name], split))
+
+    return manifest.stream.map(select)
 
 
 def load_split(manifest: Manifest, partition: int | None) -> pa.ChunkedArray:
@@ -57,14 +60,14 @@ def load_split(manifest: Manifest, partition: int | None) -> pa.ChunkedArray:
         SplitError: no such column, or nothing in it.
     """
     name = split_column(partition)
-    columns = manifest.table.column_names
+    columns = manifest.stream.schema.names
     if name not in columns:
         found = [other for other in columns if other == "split" or other.startswith("split_")]
         raise SplitError(
             f"manifest '{manifest.path}' has no column {name!r}; it has "
             f"{', '.join(found) or 'no columns of splits'}"
         )
-    column = manifest.table[name]
+    column = manifest.stream.read([name])[name]
     if column.null_count == len(column):
         raise SplitError(f"column {name!r} of manifest '{manifest.path}' is empty in every row")
     return column

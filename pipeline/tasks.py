@@ -5,12 +5,17 @@ variation, so that a run can be resumed, or extended by rows or variations, with
 tasks it already has.
 """
 
+from __future__ import annotations
+
 import hashlib
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from pipeline.table_stream import BATCH_ROWS
 
 TASK_COLUMNS = (
     "task_id",
@@ -35,8 +40,13 @@ BLEND_FIELDS = (
 # Sizes of the source file: output rows have columns of these names for the texture, and give the
 # source's as measured.
 SOURCE_COLUMNS = ("width", "height")
-# Arrow's text arrays hold 2 GiB each: one per slice of rows keeps far from that.
-ROWS_PER_SLICE = 65_536
+
+
+class Counts(NamedTuple):
+    """Crops of each exemplar, and variations of each crop; both at least 1."""
+
+    crops: int
+    variations: int
 
 
 def expand_tasks(
@@ -63,7 +73,36 @@ def expand_tasks(
     Raises:
         ValueError: a count below 1, a column missing, or a column whose name a task needs.
     """
-    for name, count in (("crops", crops), ("variations", variations)):
+    counts = Counts(crops, variations)
+    return pa.concat_tables(expand_batches([table], counts, seed=seed, mark=mark))
+
+
+def expand_batches(
+    batches: Iterable[pa.Table],
+    counts: Counts,
+    *,
+    seed: int,
+    mark: Literal["v", "b"] = "v",
+) -> Iterator[pa.Table]:
+    """`expand_tasks` of the rows of a manifest batch by batch.
+
+    A batch of tasks has no more than BATCH_ROWS, unless one exemplar has; one of no rows gives one.
+    """
+    for batch in batches:
+        _require_expandable(batch, counts)
+        rows = max(1, BATCH_ROWS // (counts.crops * counts.variations))
+        for start in range(0, max(batch.num_rows, 1), rows):
+            yield _expand_slice(batch.slice(start, rows), counts, seed, mark)
+
+
+def task_seed(seed: int, task_id: str) -> int:
+    """Return a task's seed: the first 63 bits of sha256("SEED:TASK_ID"), big-endian."""
+    digest = hashlib.sha256(f"{seed}:{task_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _require_expandable(table: pa.Table, counts: Counts) -> None:
+    for name, count in counts._asdict().items():
         if count < 1:
             raise ValueError(f"{name} {count}: expected at least 1")
     missing = {"exemplar_id", "path"}.difference(table.column_names)
@@ -73,25 +112,12 @@ def expand_tasks(
     taken = own.intersection(table.column_names)
     if taken:
         raise ValueError(f"manifest columns {sorted(taken)}: tasks have columns of these names")
+
+
+def _expand_slice(table: pa.Table, counts: Counts, seed: int, mark: str) -> pa.Table:
     for name in ("category", "split"):
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
-    starts = range(0, max(table.num_rows, 1), ROWS_PER_SLICE)
-    return pa.concat_tables(
-        [
-            _expand_slice(table.slice(start, ROWS_PER_SLICE), (crops, variations), seed, mark)
-            for start in starts
-        ]
-    )
-
-
-def task_seed(seed: int, task_id: str) -> int:
-    """Return a task's seed: the first 63 bits of sha256("SEED:TASK_ID"), big-endian."""
-    digest = hashlib.sha256(f"{seed}:{task_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _expand_slice(table: pa.Table, counts: tuple[int, int], seed: int, mark: str) -> pa.Table:
     crops, variations = counts
     exemplars = np.arange(table.num_rows)
     crop = np.tile(np.repeat(np.arange(crops, dtype=np.int32), variations), len(exemplars))

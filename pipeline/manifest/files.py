@@ -3,21 +3,34 @@
 `manifests/README.md` describes the columns for users; `checks.py` enforces them.
 """
 
+import hashlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from pipeline.manifest.checks import RowNumbers, conform_columns, find_row_problems, list_rows
+from pipeline.manifest.checks import (
+    conform_columns,
+    find_repeated_ids,
+    find_row_problems,
+    find_schema_problems,
+)
+from pipeline.manifest.problems import Problems
+from pipeline.manifest.reader import ManifestReader
 from pipeline.reading import OUTSIDE_FLAG
 from pipeline.rundir import atomic_path
+from pipeline.table_stream import Columns, TableStream
+
+RAGGED = "fields"
+"""Kind of the problem that rows have too many fields, or too few."""
+READ_ERRORS = (pa.ArrowException, OSError, UnicodeError)
 
 
 class ManifestError(ValueError):
@@ -26,18 +39,27 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A checked manifest.
+    """A checked manifest, whose rows stay in its file.
 
     Attributes:
-        table: one row per exemplar. `MANIFEST_COLUMNS` that the file has are text, `width` and
+        stream: one row per exemplar. `MANIFEST_COLUMNS` that the file has are text, `width` and
             `height` are int32; other columns are as the file has them (always text in a CSV).
+        rows: how many there are.
         root: absolute folder, or URI, that relative paths start from.
         path: the file it was read from.
+        sha256: of the file.
     """
 
-    table: pa.Table
+    stream: TableStream
+    rows: int
     root: str
     path: Path
+    sha256: str
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All rows, in memory from now on: some hundred bytes for each."""
+        return self.stream.read()
 
 
 def load_manifest(
@@ -64,18 +86,28 @@ def load_manifest(
         ManifestError: with every problem and its row.
     """
     path = Path(path)
+    file_format = manifest_format(path)
+    if not path.is_file():
+        raise ManifestError(f"manifest '{path}': no such file")
     base = _absolute_root(path.parent if root is None else root)
-    table, rows, problems = _read_table(path)
-    table, column_problems = conform_columns(table, rows, reserved)
-    problems += column_problems
-    problems += find_row_problems(table, rows, root=None if allow_outside_root else base)
-    if not len(rows) and not problems:
-        problems.append("no rows, expected at least one exemplar")
-    problems += _find_root_problems(base, allow_outside_root)
+    reader = ManifestReader(path, file_format)
+    problems = Problems()
+    try:
+        before = reader.stamp()
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        checked_root = None if allow_outside_root else base
+        schema, rows = _check_rows(reader, problems, checked_root, reserved)
+        _require_unchanged(reader, before)
+    except READ_ERRORS as error:
+        raise _unreadable(reader, error) from error
+    for problem in _find_root_problems(base, allow_outside_root):
+        problems.add(problem)
     if problems:
-        listing = "\n".join(f"  {problem}" for problem in problems)
+        listing = "\n".join(f"  {problem}" for problem in problems.listed())
         raise ManifestError(f"manifest '{path}' cannot be used:\n{listing}")
-    return Manifest(table=table, root=base, path=path)
+    stream = TableStream(schema, partial(_read_again, reader, before))
+    return Manifest(stream=stream, rows=rows, root=base, path=path, sha256=sha256)
 
 
 def write_manifest(table: pa.Table, path: str | os.PathLike[str]) -> None:
@@ -118,54 +150,52 @@ def _find_root_problems(root: str, allow_outside_root: bool) -> list[str]:
     return []
 
 
-def _read_table(path: Path) -> tuple[pa.Table, RowNumbers, list[str]]:
-    """Return the table, the number of each of its rows, and the problems of rows left out."""
-    file_format = manifest_format(path)
-    if not path.is_file():
-        raise ManifestError(f"manifest '{path}': no such file")
+def _check_rows(
+    reader: ManifestReader, problems: Problems, root: str | None, reserved: Collection[str]
+) -> tuple[pa.Schema, int]:
+    """Look at all rows, a batch at a time; gives their schema and number."""
+    ids = [pa.array([], pa.string())]
+    count = 0
+    schema = reader.schema()
+    problems.add_lines(RAGGED, (), 0)
+    readable = find_schema_problems(schema, problems, reserved)
+    for batch in reader.read() if readable else ():
+        rows = reader.number_rows(count, len(batch))
+        batch = conform_columns(batch, rows, problems)
+        find_row_problems(batch, rows, problems, root=root)
+        if "exemplar_id" in batch.column_names:
+            ids += batch["exemplar_id"].chunks
+        count, schema = count + len(rows), batch.schema
+    find_repeated_ids(pa.chunked_array(ids), reader.number_row, problems)
+    problems.add_lines(RAGGED, reader.describe_ragged(), len(reader.ragged))
+    if not count and not problems:
+        problems.add("no rows, expected at least one exemplar")
+    return schema, count
+
+
+def _read_again(
+    reader: ManifestReader, stamp: tuple[int, int], columns: Columns
+) -> Iterator[pa.Table]:
+    """The rows of a manifest that was found good, as long as it is the same file.
+
+    Raises:
+        ManifestError: it has changed, or cannot be read any more.
+    """
     try:
-        if file_format == "csv":
-            return _read_csv(path)
-        with pa.parquet.ParquetFile(path) as file:
-            table = file.read().replace_schema_metadata(None)
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise ManifestError(f"manifest '{path}' is not readable {file_format}: {error}") from error
-    return table, np.arange(1, table.num_rows + 1), []
+        for batch in reader.read(columns):
+            _require_unchanged(reader, stamp)
+            rows = reader.number_rows(0, len(batch))
+            yield conform_columns(batch, rows, Problems())
+    except READ_ERRORS as error:
+        raise _unreadable(reader, error) from error
 
 
-def _read_csv(path: Path) -> tuple[pa.Table, RowNumbers, list[str]]:
-    ragged: dict[int, str] = {}
-
-    def leave_out(row: Any) -> str:
-        # Arrow counts the header as row 1, and counts nothing when it reads with threads.
-        if row.number is not None:
-            ragged[row.number - 1] = f"{row.actual_columns} fields, expected {row.expected_columns}"
-        return "skip"
-
-    _require_utf8(path)
-    parsing = pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=leave_out)
-    with pa.csv.open_csv(path, parse_options=parsing) as header:
-        names = header.schema.names
-    ragged.clear()
-    table = pa.csv.read_csv(
-        path,
-        read_options=pa.csv.ReadOptions(use_threads=False),
-        parse_options=parsing,
-        convert_options=pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            null_values=[""],
-            strings_can_be_null=True,
-        ),
-    )
-    every_row = np.arange(1, table.num_rows + len(ragged) + 1)
-    is_ragged = np.isin(every_row, list(ragged))
-    problems = list_rows(is_ragged, every_row, lambda i: ragged[i + 1])
-    return table, every_row[~is_ragged], problems
+def _require_unchanged(reader: ManifestReader, stamp: tuple[int, int]) -> None:
+    if reader.stamp() != stamp:
+        raise ManifestError(
+            f"manifest '{reader.path}' was changed while it was read; give it again"
+        )
 
 
-def _require_utf8(path: Path) -> None:
-    """Arrow passes a row left out to Python as text, and drops the error if it is none."""
-    with path.open(encoding="utf-8", newline="") as file:
-        while file.read(2**20):
-            pass
+def _unreadable(reader: ManifestReader, error: BaseException) -> ManifestError:
+    return ManifestError(f"manifest '{reader.path}' is not readable {reader.format}: {error}")

@@ -15,16 +15,14 @@ from hypothesis import strategies as st
 from pipeline.columns import STATUSES
 from pipeline.committed import read_committed
 from pipeline.finalize import finalize
+from pipeline.pending import KEYS, pending_tasks, write_pending
 from pipeline.resume import (
-    KEYS,
     RunMismatchError,
     RunRecord,
     RunRecordError,
     compute_fingerprint,
     load_run_record,
-    pending_tasks,
     refuse_other_config,
-    write_pending,
     write_run_record,
 )
 from pipeline.rundir import RunDirectory

@@ -24,6 +24,7 @@ from pipeline.resume import RunMismatchError, write_run_record
 from pipeline.run import run_manifest
 from pipeline.rundir import RunDirectory
 from pipeline.splits import SplitError, require_known_splits, select_split
+from pipeline.table_stream import stream_table
 from pipeline.verify import verify_run
 
 MakeManifest = Callable[..., Path]
@@ -37,9 +38,8 @@ def manifest_of(columns: Mapping[str, Sequence[str | None]]) -> Manifest:
     count = len(next(iter(columns.values())))
     text = {name: pa.array(values, pa.string()) for name, values in columns.items()}
     ids = [f"e{number}" for number in range(count)]
-    return Manifest(
-        table=pa.table({"exemplar_id": ids, "path": ids, **text}), root="/", path=Path("m.csv")
-    )
+    stream = stream_table(pa.table({"exemplar_id": ids, "path": ids, **text}))
+    return Manifest(stream=stream, rows=count, root="/", path=Path("m.csv"), sha256="")
 
 
 def do(manifest: Path, out: Path, config: RunConfig) -> RunOutcome:
@@ -76,7 +76,7 @@ def test_exactly_the_rows_of_the_split_are_chosen(
         with pytest.raises(SplitError):
             select_split(manifest, partition, split)
         return
-    chosen = select_split(manifest, partition, split).to_pydict()
+    chosen = select_split(manifest, partition, split).read().to_pydict()
     assert list(zip(chosen["exemplar_id"], chosen["split"], strict=True)) == expected
     assert chosen["split_7"] == [
         b for (_, b), s in zip(rows, of_row, strict=True) if split in (None, s)
@@ -101,7 +101,7 @@ def test_tasks_are_of_allowed_parents_and_say_the_split_of_the_partition(
     split_manifest: Path, quick_config: MakeConfig
 ) -> None:
     def tasks(**values: object) -> list[tuple[str, str | None]]:
-        found = check_run(split_manifest, quick_config(**values), None).tasks.to_pydict()
+        found = check_run(split_manifest, quick_config(**values), None).tasks.read().to_pydict()
         return list(zip(found["task_id"], found["split"], strict=True))
 
     assert tasks(split="train") == [("a-c0-v0", "train"), ("b-c0-v0", "train")]
@@ -161,6 +161,6 @@ def test_a_run_from_before_partitions_goes_on_without_one(
     record = json.loads(run.run_json.read_text())
     del record["filtered"], record["config"]["partition"], record["config"]["split"]
     run.run_json.write_text(json.dumps(record))
-    assert len(check_run(split_manifest, quick_config(), run).tasks) == 4
+    assert len(check_run(split_manifest, quick_config(), run).tasks.read()) == 4
     with pytest.raises(RunMismatchError, match="split is 'train', the run was begun with None"):
         check_run(split_manifest, quick_config(split="train"), run)

@@ -16,7 +16,8 @@ import pipeline.evidence
 from pipeline.attempts import AttemptFile
 from pipeline.committed import read_committed
 from pipeline.finalize import finalize
-from pipeline.resume import RunRecord, pending_tasks, write_pending, write_run_record, write_tasks
+from pipeline.pending import pending_tasks, write_pending
+from pipeline.resume import RunRecord, write_run_record, write_tasks
 from pipeline.rundir import NotARunError, RunDirectory, write_json_atomic
 from pipeline.runlog import RunLog
 from pipeline.session import Session, hold_run, request_stop

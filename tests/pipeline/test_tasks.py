@@ -71,7 +71,7 @@ def test_schema_and_column_order():
 def test_slices_join_without_a_seam(monkeypatch):
     table = manifest(list("abcdefg"))
     whole = expand_tasks(table, crops=2, variations=2, seed=1)
-    monkeypatch.setattr(tasks, "ROWS_PER_SLICE", 3)
+    monkeypatch.setattr(tasks, "BATCH_ROWS", 12)
     assert expand_tasks(table, crops=2, variations=2, seed=1).equals(whole)
 
 
