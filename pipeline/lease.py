@@ -12,12 +12,12 @@ Times are compared by the store's clock alone, or by one machine's own.
 
 from __future__ import annotations
 
-import _thread
 import json
 import logging
 import os
 import platform
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -106,7 +106,7 @@ class Lease:
     """
 
     def __init__(self, folder: ObjectPath, on_lost: Callable[[], None] | None = None) -> None:
-        self._on_lost = on_lost or _thread.interrupt_main
+        self._on_lost = on_lost or _interrupt_main
         self._holder = Holder(
             token=secrets.token_hex(8),
             host=platform.node(),
@@ -281,6 +281,13 @@ def _list_numbers(folder: ObjectPath) -> list[int]:
 
 def _lock_path(folder: ObjectPath, number: int) -> ObjectPath:
     return folder / f"{PREFIX}{number:06d}"
+
+
+def _interrupt_main() -> None:
+    """As Ctrl-C does, also while it waits for the system."""
+    main = threading.main_thread().ident
+    if main is not None:
+        signal.pthread_kill(main, signal.SIGINT)
 
 
 def _describe_machine() -> str:

@@ -1,5 +1,6 @@
 import json
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.object_store import open_filesystem
+from pipeline.storage import ObjectPath
 from texsynth import TextureNetwork
 from texsynth.features import trunk_layers
 from texsynth.images import image_to_tensor
@@ -124,3 +127,33 @@ def uniform_noise() -> Tensor:
     """The start of the golden trajectories: [1, 3, 256, 256], the caller's own."""
     generator = np.random.Generator(np.random.Philox(7))
     return torch.from_numpy(generator.random((3, 256, 256), dtype=np.float32))[None]
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server on this machine, which this process and its children use."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    values = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "texsynth",
+        "AWS_SECRET_ACCESS_KEY": "for tests",  # of a server that takes any
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        yield values["AWS_ENDPOINT_URL"]
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> ObjectPath:
+    """An empty bucket of that server, of this test alone."""
+    name = f"test-{secrets.token_hex(6)}"
+    open_filesystem("s3").mkdir(name)
+    return ObjectPath(f"s3://{name}")

@@ -1,0 +1,194 @@
+import logging
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from pipeline import lease
+from pipeline.lease import Holder, Lease, LeaseHeldError, LeaseLostError, is_leased
+from pipeline.object_store import StorageError
+from pipeline.rundir import RunDirectory
+from pipeline.session import RunBusyError, hold_run, is_held, load_session, request_stop
+from pipeline.storage import ObjectPath
+
+QUICK_SECONDS = 1.0
+ELSEWHERE = Holder(token="other", host="elsewhere", pid=1, machine="other boot", lease_s=60.0)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "LEASE_SECONDS", QUICK_SECONDS)
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.1)
+
+
+def put_lock(folder: ObjectPath, number: int, holder: Holder) -> ObjectPath:
+    path = folder / f".lock-{number:06d}"
+    path.write_bytes(holder.to_bytes())
+    return path
+
+
+def test_of_many_who_try_at_once_one_wins(bucket: ObjectPath) -> None:
+    together = threading.Barrier(6)
+
+    def take(_: int) -> Lease | None:
+        together.wait()
+        try:
+            return Lease(bucket)
+        except LeaseHeldError:
+            return None
+
+    with ThreadPoolExecutor(6) as threads:
+        (holder,) = filter(None, threads.map(take, range(6)))
+    assert is_leased(bucket)
+    holder.close()
+    assert not is_leased(bucket)
+
+
+def test_a_lock_that_was_let_go_is_followed_at_once(bucket: ObjectPath) -> None:
+    Lease(bucket).close()
+    put_lock(bucket, 7, replace(ELSEWHERE, released=True))
+    begun = time.monotonic()
+    Lease(bucket).close()
+    assert time.monotonic() - begun < QUICK_SECONDS
+    # The number that counts stays, the others are gone.
+    assert [path.name for path in bucket.iterdir()] == [".lock-000008"]
+
+
+def test_a_dead_process_of_this_machine_is_followed_at_once(bucket: ObjectPath) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = Holder(
+        token="dead", host="", pid=dead.pid, machine=lease._describe_machine(), lease_s=60.0
+    )
+    assert here.machine, "Linux says which boot this is"
+    put_lock(bucket, 1, here)
+    Lease(bucket).close()
+
+
+def test_a_silent_holder_is_followed_when_its_time_is_up(bucket: ObjectPath) -> None:
+    put_lock(bucket, 3, replace(ELSEWHERE, lease_s=1.5))
+    assert is_leased(bucket)
+    begun = time.monotonic()
+    Lease(bucket).close()
+    # The store tells the age of an object in whole seconds.
+    assert 0.4 < time.monotonic() - begun < 10.0
+
+
+def test_a_holder_that_renews_is_not_followed(bucket: ObjectPath) -> None:
+    holder = Lease(bucket)
+    with pytest.raises(LeaseHeldError):
+        Lease(bucket)
+    time.sleep(1.5 * QUICK_SECONDS)
+    with pytest.raises(LeaseHeldError):
+        Lease(bucket)
+    holder.close()
+
+
+def test_a_damaged_lock_is_followed_when_its_time_is_up(bucket: ObjectPath) -> None:
+    (bucket / ".lock-000001").write_bytes(b"{")
+    assert is_leased(bucket)
+    Lease(bucket).close()
+    assert [path.name for path in bucket.iterdir()] == [".lock-000002"]
+
+
+def test_a_holder_that_was_followed_stops(bucket: ObjectPath) -> None:
+    lost = threading.Event()
+    holder = Lease(bucket, lost.set)
+    theirs = put_lock(bucket, 2, ELSEWHERE)
+    assert lost.wait(10)
+    with pytest.raises(LeaseLostError, match="another process has taken it over"):
+        holder.close()
+    assert theirs.read_bytes() == ELSEWHERE.to_bytes()
+
+
+def test_a_holder_that_cannot_renew_stops_before_another_begins(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = threading.Event()
+    holder = Lease(bucket, lost.set)
+    begun = time.monotonic()
+
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("no line")
+
+    monkeypatch.setattr(ObjectPath, "write_bytes", fail)
+    assert lost.wait(10)
+    assert time.monotonic() - begun < 5 * QUICK_SECONDS
+    assert "the lock was not renewed: no line" in caplog.text
+    with pytest.raises(LeaseLostError, match="could not be renewed"):
+        holder.close()
+
+
+def test_a_holder_whose_renewal_hangs_stops(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, hang = threading.Event(), threading.Event()
+    holder = Lease(bucket, lost.set)
+    monkeypatch.setattr(ObjectPath, "write_bytes", lambda *_, **__: hang.wait())
+    assert lost.wait(10)
+    hang.set()
+    with pytest.raises(LeaseLostError):
+        holder.close()
+
+
+def test_a_store_without_conditions_is_named(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put = ObjectPath.write_bytes
+    monkeypatch.setattr(ObjectPath, "write_bytes", lambda self, data, new=False: put(self, data))
+    with caplog.at_level(logging.WARNING):
+        Lease(bucket).close()
+    assert "the store knows no conditional puts" in caplog.text
+
+
+def test_an_answer_that_was_lost_is_recognised(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = ObjectPath.write_bytes
+
+    def put_and_lose(self: ObjectPath, data: bytes, *, new: bool = False) -> None:
+        put(self, data, new=new)
+        if new:
+            raise FileExistsError(self.uri)
+
+    monkeypatch.setattr(ObjectPath, "write_bytes", put_and_lose)
+    Lease(bucket).close()
+
+
+def test_a_run_in_a_bucket_is_held_by_one(bucket: ObjectPath) -> None:
+    run = RunDirectory(bucket / "run")
+    with hold_run(run) as session:
+        assert is_held(run)
+        busy = rf"s3://.*/run' is being worked on by process {session.pid}"
+        with pytest.raises(RunBusyError, match=busy), hold_run(run):
+            pytest.fail("held twice")
+        request_stop(run, session)
+        stopping = load_session(run)
+        assert stopping is not None
+        assert (stopping.id, stopping.state) == (session.id, "stopping")
+    assert not is_held(run)
+    ended = load_session(run)
+    assert ended is not None
+    assert ended.state == "ended"
+
+
+def test_a_lost_run_says_so_and_leaves_the_other_session_alone(bucket: ObjectPath) -> None:
+    run = RunDirectory(bucket / "run")
+
+    def be_followed() -> None:
+        with hold_run(run) as session:
+            put_lock(bucket / "run", 2, ELSEWHERE)
+            followed = b'{"id": "theirs", "host": "elsewhere", "pid": 1, "begun_at": ""}'
+            (bucket / "run" / "session.json").write_bytes(followed)
+            request_stop(run, session)
+            time.sleep(60)
+
+    with pytest.raises(LeaseLostError, match="taken it over"):
+        be_followed()
+    theirs = load_session(run)
+    assert theirs is not None
+    assert theirs.id == "theirs"

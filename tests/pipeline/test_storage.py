@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.committed import UnreadableFileError, open_parquet
+from pipeline.object_store import MissingPackageError, StorageError, open_filesystem
+from pipeline.rundir import RunDirectory, atomic_path, write_json_atomic
+from pipeline.storage import (
+    ObjectPath,
+    RemotePathError,
+    as_path,
+    is_uri,
+    local_copy,
+    require_local,
+    sorted_glob,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s3://bucket/run", ObjectPath("s3://bucket/run")),
+        ("s3://bucket/run/", ObjectPath("s3://bucket/run")),
+        ("gs://bucket", ObjectPath("gs://bucket")),
+        ("az://box/a/b", ObjectPath("az://box/a/b")),
+        ("hf://datasets/someone/runs", ObjectPath("hf://datasets/someone/runs")),
+        (Path("s3://bucket/run"), ObjectPath("s3://bucket/run")),
+        ("runs/s3", Path("runs/s3")),
+        ("/s3:/bucket", Path("/s3:/bucket")),
+    ],
+)
+def test_what_a_text_names(text: str | Path, expected: Path | ObjectPath) -> None:
+    assert as_path(text) == expected
+    assert RunDirectory(as_path(text)).path == expected
+
+
+def test_parts_of_a_uri_are_those_of_a_path() -> None:
+    place = as_path("s3://bucket/run/shards/part-1.parquet")
+    assert isinstance(place, ObjectPath)
+    assert (place.name, place.stem, place.suffix) == ("part-1.parquet", "part-1", ".parquet")
+    assert place.parent == as_path("s3://bucket/run") / "shards"
+    assert place.with_name("a") == place.parent / "a"
+    assert place.parts == ("s3://bucket", "run", "shards", "part-1.parquet")
+    assert ObjectPath("s3://bucket").parent == ObjectPath("s3://bucket")
+
+
+def test_a_uri_is_no_local_path() -> None:
+    assert is_uri("s3://bucket/a")
+    assert not is_uri("ftp://host/a")
+    with pytest.raises(RemotePathError, match=r"--out is 's3://bucket/a', expected a local path"):
+        require_local(ObjectPath("s3://bucket/a"), "--out")
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"needs the package adlfs.*texsynth\[az\]"):
+        open_filesystem("az")
+
+
+def test_objects_are_written_read_listed_and_removed(bucket: ObjectPath, tmp_path: Path) -> None:
+    folder = bucket / "run"
+    assert not folder.exists()
+    assert list(folder.iterdir()) == []
+    write_json_atomic(folder / "a.json", {"a": 1})
+    (folder / "deep" / "b.txt").write_bytes(b"b")
+    assert folder.is_dir()
+    assert not folder.is_file()
+    assert sorted(path.name for path in folder.iterdir()) == ["a.json", "deep"]
+    assert sorted_glob(folder, "*.json") == [folder / "a.json"]
+    assert (folder / "a.json").stat().st_size == len((folder / "a.json").read_bytes())
+    with local_copy(folder / "deep" / "b.txt") as copy:
+        assert copy.read_bytes() == b"b"
+    (folder / "a.json").unlink()
+    # Another process's write or removal is seen at once: listings are not kept.
+    open_filesystem("s3").call_s3("delete_object", Bucket=bucket.uri[5:], Key="run/deep/b.txt")
+    assert list(folder.iterdir()) == []
+    assert not (folder / "a.json").exists()
+    with pytest.raises(FileNotFoundError, match=r"a\.json"):
+        (folder / "a.json").read_bytes()
+
+
+def test_a_broken_off_write_leaves_no_object(bucket: ObjectPath) -> None:
+    with pytest.raises(RuntimeError, match="broken off"), atomic_path(bucket / "a") as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("broken off")
+    assert list(bucket.iterdir()) == []
+
+
+def test_a_new_object_takes_the_place_of_none(bucket: ObjectPath) -> None:
+    (bucket / "a").write_bytes(b"first", new=True)
+    with pytest.raises(FileExistsError):
+        (bucket / "a").write_bytes(b"second", new=True)
+    assert (bucket / "a").read_bytes() == b"first"
+
+
+def test_a_bucket_that_is_not_there_is_named(s3_server: str) -> None:
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket/run.*there is no s3://no-such"):
+        ObjectPath("s3://no-such-bucket/run/a").write_bytes(b"")
+
+
+def test_parquet_is_read_by_ranges(bucket: ObjectPath) -> None:
+    path = bucket / "rows.parquet"
+    table = pa.table({"number": range(1000), "text": ["x" * 100] * 1000})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=100)
+    with open_parquet(path) as file:
+        assert file.metadata.num_rows == 1000
+        assert file.read_row_group(3, ["number"])["number"].to_pylist() == list(range(300, 400))
+    path.write_bytes(b"PAR1 no Parquet PAR1")
+    with pytest.raises(UnreadableFileError), open_parquet(path):
+        pass
+    with pytest.raises(FileNotFoundError), open_parquet(bucket / "none.parquet"):
+        pass
+
+
+def test_a_store_that_fails_damages_no_file(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bucket / "rows.parquet"
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table({"number": range(1000)}), temporary)
+
+    def fail(*_: object) -> bytes:
+        raise OSError("no line")
+
+    monkeypatch.setattr("pipeline.object_store.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("s3fs.core.S3File._fetch_range", fail)
+    with pytest.raises(StorageError, match=r"rows\.parquet.*after 4 attempts.*no line"):
+        with open_parquet(path) as file:
+            file.read()
