@@ -35,7 +35,7 @@ def export(
         partition: Of DTD, 1 to 10, whose splits count; those of the column `split` without it.
         split: Only textures whose parents are in this split.
         all_textures: Textures that are not accepted, too.
-        overwrite: Remove an earlier export in the folder first.
+        overwrite: Replace an earlier export in the folder, once this one is whole.
         shard_rows: The most textures in a shard or file of webdataset and hf, 1024 without it.
     """
     selection = Selection(partition=partition, split=split, accepted_only=not all_textures)

@@ -7,20 +7,18 @@ written, and *finished* with it.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from pipeline.export.manifest import MANIFEST
 from pipeline.export.names import WORK
+from pipeline.export.replacing import RECORD, is_finished, next_export, remove, replace_export
 from pipeline.export.staging import staged
-from pipeline.rundir import sync
 
-RECORD = "export.json"
 LOCK = "lock"
 LOCK_SECONDS = 0.5
 MAX_NAMED = 5
@@ -33,63 +31,129 @@ class ExportError(ValueError):
 
 
 @contextmanager
-def hold_export(out: Path, record: Record, *, overwrite: bool) -> Iterator[bool]:
+def hold_export(out: Path, record: Record, *, overwrite: bool) -> Iterator[Path | None]:
     """Be the only process that writes an export, while the context lasts.
 
     Args:
         out: Its folder.
         record: What it is of; JSON values only. `entries` are the names that it makes in `out`.
-        overwrite: Remove another export, or a finished one of the same, first.
+        overwrite: Replace another export, or a finished one of the same. It is there until the
+            context ends, and for good where that ends with an error.
 
     Yields:
-        Whether there is anything to do. If so, `export.json` is there, and so is the folder WORK.
+        The folder to write to, in which `export.json` is there, and so is the folder WORK; None if
+        there is nothing to do.
 
     Raises:
         ExportError: Something is in the way, or another process is at work.
     """
     _refuse(out, record, overwrite=overwrite)
-    work = out / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(work / LOCK, timeout=LOCK_SECONDS)
+    with _locked(out):
+        _refuse(out, record, overwrite=overwrite)
+        if _is_replaced(out, record, overwrite=overwrite):
+            target = next_export(out)
+            if not (_is_of(target, record) or _is_taking_place(out, record)):
+                remove(target)
+            yield from _begin(target, record)
+            if is_finished(target):
+                old = load_record(out) or {}
+                replace_export(out, old.get("entries", ()), record["entries"])
+        else:
+            yield from _begin(out, record)
+        if is_finished(out):
+            _clear(out / WORK)
+
+
+def _begin(target: Path, record: Record) -> Iterator[Path | None]:
+    """Yield the folder once it says what the export is of; None if that is finished."""
+    if is_finished(target):
+        yield None
+        return
+    (target / WORK).mkdir(parents=True, exist_ok=True)
+    if not _is_of(target, record):
+        _write_record(target, record)
+    yield target
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    lock = FileLock(out / WORK / LOCK, timeout=LOCK_SECONDS)
     try:
-        lock.acquire()
+        _acquire(lock, out / WORK)
     except Timeout as error:
         raise ExportError(f"'{out}': another process writes this export") from error
     try:
-        _refuse(out, record, overwrite=overwrite)
-        if overwrite and (_is_finished(out) or not _is_of(out, record)):
-            _remove(out)
-        if not _is_finished(out):
-            if not _is_of(out, record):
-                _write_record(out, record)
-            yield True
-        else:
-            yield False
-        if _is_finished(out):
-            shutil.rmtree(work)
+        yield
     finally:
         lock.release()
 
 
+def _acquire(lock: BaseFileLock, work: Path) -> None:
+    while not lock.is_locked:
+        work.mkdir(parents=True, exist_ok=True)
+        # Who had the lock may have ended, and removed the folder, since it was made.
+        with suppress(FileNotFoundError):
+            lock.acquire()
+
+
+def _clear(work: Path) -> None:
+    """Remove the working folder, the lock last: who waits for it finds a finished export."""
+    for path in work.iterdir():
+        if path.name != LOCK:
+            remove(path)
+    (work / LOCK).unlink()
+    # Who has waited may have made it anew by now, and removes it in turn.
+    with suppress(OSError):
+        work.rmdir()
+
+
+def _is_replaced(out: Path, record: Record, *, overwrite: bool) -> bool:
+    """Whether the export is written beside another one, whose place it then takes."""
+    if _is_taking_place(out, record):
+        return True
+    there = load_record(out) is not None
+    return there and (not _is_of(out, record) or (overwrite and is_finished(out)))
+
+
+def _is_taking_place(out: Path, record: Record) -> bool:
+    """Whether an export of this has begun to take the place of another, and was broken off."""
+    source = next_export(out)
+    if is_finished(out) or not is_finished(source):
+        return False
+    return _is_of(source, record) or (not (source / RECORD).exists() and _is_of(out, record))
+
+
 def _refuse(out: Path, record: Record, *, overwrite: bool) -> None:
-    """Raise unless the folder is new, of the same export, or of one that may be removed."""
+    """Raise unless the folder is new, of the same export, or of one that may be replaced."""
     if not out.exists():
         return
     if not out.is_dir():
         raise ExportError(f"'{out}' is not a folder")
     there = sorted(path.name for path in out.iterdir() if path.name != WORK)
-    if not there:
+    if not there or _is_taking_place(out, record):
         return
     found = load_record(out)
     if found is None:
         raise ExportError(
-            f"'{out}' holds {', '.join(there[:MAX_NAMED])}, {len(there)} in all, and no export of"
-            " ours: expected a folder that is empty or not there"
+            f"'{out}' holds {_named(there)}, and no export of ours: expected a folder that is empty"
+            " or not there"
         )
-    if found != record and not overwrite:
+    if found == record:
+        return
+    if not overwrite:
         raise ExportError(
-            f"'{out}' holds another export; --overwrite removes it:\n{_differences(found, record)}"
+            f"'{out}' holds another export; --overwrite replaces it:\n{_differences(found, record)}"
         )
+    foreign = set(there) - {*found["entries"], RECORD, MANIFEST}
+    if in_the_way := sorted(foreign & {*record["entries"]}):
+        raise ExportError(
+            f"'{out}' holds {_named(in_the_way)} beside its export, where the new one has the same"
+            " names: move it away"
+        )
+
+
+def _named(names: list[str]) -> str:
+    return f"{', '.join(names[:MAX_NAMED])}, {len(names)} in all"
 
 
 def _write_record(out: Path, record: Record) -> None:
@@ -119,30 +183,16 @@ def _is_of(out: Path, record: Record) -> bool:
     return load_record(out) == record
 
 
-def _is_finished(out: Path) -> bool:
-    return (out / MANIFEST).exists()
-
-
-def _remove(out: Path) -> None:
-    """Remove an export. Broken off, it is an unfinished export still."""
-    found = load_record(out)
-    (out / MANIFEST).unlink(missing_ok=True)
-    sync(out)
-    inside = [path for path in (out / WORK).iterdir() if path.name != LOCK]
-    for path in [*inside, *(out / name for name in (found or {}).get("entries", ()))]:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    (out / RECORD).unlink(missing_ok=True)
-
-
 def _differences(found: Record, record: Record) -> str:
     """One line for each value that differs, `entries` aside."""
     names = [name for name in {**found, **record} if found.get(name) != record.get(name)]
     lines = [
-        f"  {name}: {json.dumps(found.get(name))} -> {json.dumps(record.get(name))}"
+        f"  {name}: {_shown(found.get(name))} -> {_shown(record.get(name))}"
         for name in names
         if name not in ("entries", "classes")
     ]
     return "\n".join(lines) or "  its categories differ"
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

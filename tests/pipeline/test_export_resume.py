@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ def test_another_export_is_overwritten_if_asked(
     before = contents(out)
     code, _, err = call(*words, "folder")
     assert (code, contents(out)) == (2, before)
-    assert "--overwrite removes it" in err
+    assert "--overwrite replaces it" in err
     assert "  textures: 8 -> 9" in err
     code, _, err = call(*words, "hf")
     assert (code, '  form: "folder" -> "hf"' in err) == (2, True)
@@ -208,21 +209,89 @@ def test_another_export_is_overwritten_if_asked(
         assert contents(out) == {**contents(tmp_path / form), "notes.txt": b"mine"}
 
 
-def test_a_killed_overwriting_goes_on(
+def test_killed_while_it_overwrites_the_old_export_is_whole_until_the_new_one_is(
     filled: RunDirectory, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export("dtd", tmp_path / "whole")
-    for rename in (0, 1, 5):
-        out = tmp_path / f"out-{rename}"
-        export("folder", out)
+    export("hf", tmp_path / "whole")
+    export("webdataset", tmp_path / "old")
+    whole, old = contents(tmp_path / "whole"), contents(tmp_path / "old")
+    kept = 0
+    for rename in range(0, 40, 3):
+        out = tmp_path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(tmp_path / "old", out)
+        (out / "notes.txt").write_text("mine")
+        killed = False
         for times in (1, 2):
-            with killed_at(monkeypatch, rename * times):
-                export_run(filled, "dtd", out, EVERYTHING, overwrite=True)
-        if rename:
-            export("dtd", out)
+            with monkeypatch.context() as patches:
+                kill_at(patches, rename // times)
+                try:
+                    export_run(filled, "hf", out, EVERYTHING, shard_rows=3, overwrite=True)
+                except KilledError:
+                    killed = True
+            there = {name: data for name, data in contents(out).items() if WORK not in name}
+            assert there.pop("notes.txt") == b"mine"
+            if "manifest.csv" in there:
+                assert there in (old, whole)
+                kept += there == old
+        export_run(filled, "hf", out, EVERYTHING, shard_rows=3, overwrite=True)
+        assert contents(out) == {**whole, "notes.txt": b"mine"}
+        if not killed:
+            break
+    assert kept > 3
+    assert rename < 38
+
+
+def test_killed_between_two_exports_it_goes_on_without_being_asked_to_overwrite(
+    filled: RunDirectory, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export("hf", tmp_path / "whole")
+    export("webdataset", tmp_path / "old")
+    seen = set()
+    for rename in range(6, 40):
+        out = tmp_path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(tmp_path / "old", out)
+        with monkeypatch.context() as patches:
+            kill_at(patches, rename)
+            try:
+                export_run(filled, "hf", out, EVERYTHING, shard_rows=3, overwrite=True)
+                break
+            except KilledError:
+                begun = not (out / "manifest.csv").exists()
+        seen.add(begun)
+        if begun:
+            made = identities(out / WORK / "next" / "data")
+            export("hf", out)
+            assert contents(out) == contents(tmp_path / "whole")
+            assert identities(out / "data") == made or not made
         else:
-            export_run(filled, "dtd", out, EVERYTHING, overwrite=True)
-        assert contents(out) == contents(tmp_path / "whole")
+            with pytest.raises(ExportError, match="--overwrite replaces it"):
+                export("hf", out)
+    assert seen == {False, True}
+
+
+def test_a_file_of_mine_with_a_name_of_the_new_export_is_not_overwritten(
+    filled: RunDirectory, export: Export, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    export("folder", out)
+    (out / "README.md").write_text("mine")
+    before = contents(out)
+    with pytest.raises(ExportError, match=r"holds README\.md, 1 in all beside its export"):
+        export_run(filled, "hf", out, EVERYTHING, overwrite=True)
+    assert contents(out) == before
+    export_run(filled, "folder", out, EVERYTHING, overwrite=True)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("categories", [("bark",), ["bark"]])
+def test_an_export_of_some_categories_goes_on(
+    filled: RunDirectory, tmp_path: Path, categories: Any
+) -> None:
+    chosen = Selection(accepted_only=False, categories=categories)
+    for _ in range(2):
+        assert export_run(filled, "folder", tmp_path / "out", chosen) == 4
 
 
 def test_a_damaged_file_of_the_run(
@@ -252,6 +321,30 @@ def test_two_do_not_write_one_export(export: Export, tmp_path: Path) -> None:
         export("folder", tmp_path / "out")
     export("folder", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "export.json").read_text())["textures"] == 8
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_many_at_once_make_one_export(
+    filled: RunDirectory, export: Export, tmp_path: Path, *, overwrite: bool
+) -> None:
+    export("folder", tmp_path / "whole")
+    out = tmp_path / "out"
+    if overwrite:
+        export_run(filled, "hf", out, EVERYTHING)
+    refusals = []
+
+    def call() -> None:
+        for _ in range(4):
+            try:
+                export_run(filled, "folder", out, EVERYTHING, overwrite=overwrite)
+            except ExportError as error:
+                refusals.append(str(error))
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(call) for _ in range(4)]:
+            future.result()
+    assert all("another process writes" in refusal for refusal in refusals)
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 @pytest.fixture
