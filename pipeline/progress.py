@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from operator import itemgetter
 from types import TracebackType
 from typing import Self
 
@@ -22,9 +23,12 @@ from pipeline.runlog import TASK_COLUMNS, RunLog
 from pipeline.session import load_session
 from pipeline.tail import ShardTail
 from pipeline.terminal import duration, first_line, visible
+from pipeline.tries import is_due
 
 logger = logging.getLogger(__name__)
 
+TRIED_COLUMNS = ("accepted", "tries")
+"""Of a row, beside its status: whether another try at its task is to come."""
 POLL_SECONDS = 1.0
 PLAIN_LINE_SECONDS = 10.0
 """Between two plain lines, unless all is done."""
@@ -38,19 +42,27 @@ class RunProgress:
         total: tasks that this attempt is to do.
         console: where to; a terminal gets a bar, anything else lines.
         log: gets a line for every row, and for every shard that cannot be read.
+        retry_flagged: new seeds for a texture that is not accepted, each of which adds a row.
     """
 
     def __init__(
-        self, run: RunDirectory, total: int, console: Console, log: RunLog | None = None
+        self,
+        run: RunDirectory,
+        total: int,
+        console: Console,
+        log: RunLog | None = None,
+        *,
+        retry_flagged: int = 0,
     ) -> None:
         self._run = run
         self._total = total
         self._console = console
         self._log = log
-        self._tail = ShardTail(run, TASK_COLUMNS, skip_present=True)
+        self._tail = ShardTail(run, [*TASK_COLUMNS, *TRIED_COLUMNS], skip_present=True)
+        self._retry_flagged = retry_flagged
         self._problems_logged = 0
         self._statuses: Counter[str] = Counter()
-        self._counted: set[str] = set()
+        self._coming_again: set[str] = set()
         self._last_error = ""
         self._in_flight = 0
         self._begun = time.monotonic()
@@ -120,11 +132,19 @@ class RunProgress:
             self._problems_logged = len(self._tail.problems)
 
     def _count_tasks(self, rows: pa.Table) -> None:
-        """Count each task once: a texture that is tried again has a row for every try."""
-        pairs = zip(rows["task_id"].to_pylist(), rows["status"].to_pylist(), strict=True)
-        new = {task_id: status for task_id, status in pairs if task_id not in self._counted}
-        self._counted.update(new)
-        self._statuses.update(new.values())
+        """Count each task once: a texture that is tried again has a row for every try.
+
+        Remembered are tasks that another row is to come of, a block's at most for each actor; not
+        all that were ever counted.
+        """
+        columns = rows.select(["attempts", "task_id", "status", *TRIED_COLUMNS]).to_pylist()
+        for row in sorted(columns, key=itemgetter("attempts")):
+            if row["task_id"] not in self._coming_again:
+                self._statuses[row["status"]] += 1
+            if is_due(row, self._retry_flagged):
+                self._coming_again.add(row["task_id"])
+            else:
+                self._coming_again.discard(row["task_id"])
 
     def _show(self, *, last: bool) -> None:
         done = self._statuses.total()

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pipeline.actor import SynthesisActor
 from pipeline.attempts import keep_earlier_attempts, load_attempts
-from pipeline.committed import FileProblem, read_committed
+from pipeline.committed import FileProblem
 from pipeline.config import RunConfig
 from pipeline.finalize import Finalized, finalize
 from pipeline.inspection import find_file_problems
@@ -38,6 +38,7 @@ from pipeline.rundir import RunDirectory, require_run
 from pipeline.runlog import RunLog
 from pipeline.session import Session, hold_run, request_stop
 from pipeline.signals import StopSignals
+from pipeline.snapshot import read_each_file_once
 from pipeline.table_stream import TableStream
 from pipeline.terminal import first_line, visible
 
@@ -196,7 +197,7 @@ def _list_pending(
     terminal: _Terminal,
 ) -> int:
     """Write `pending.parquet`, if any task is left; gives how many are."""
-    committed, unreadable = read_committed(run, KEYS)
+    committed, unreadable = read_each_file_once(run, KEYS)
     _say_problems(run, unreadable, terminal)
     _keep_attempts(run, committed, forgiven=terminal.session.forgiven)
     again = config.retry_flagged
@@ -229,7 +230,10 @@ def _execute(
     )
     received: signal.Signals | None = None
     try:
-        with StopSignals(ask) as signals, RunProgress(run, pending, terminal.console, log=log):
+        progress = RunProgress(
+            run, pending, terminal.console, log, retry_flagged=config.retry_flagged
+        )
+        with StopSignals(ask) as signals, progress:
             if config.executor == "ray":
                 _execute_on_ray(run, config, record.root, pending, (session, signals))
             else:
@@ -279,7 +283,7 @@ def _finalize(run: RunDirectory, task_ids: pa.ChunkedArray) -> Finalized:
     compact = run.success.exists()
     finalized = finalize(run, task_ids)
     if any(run.attempts.iterdir()):
-        _keep_attempts(run, read_committed(run, KEYS)[0])
+        _keep_attempts(run, read_each_file_once(run, KEYS)[0])
         if not finalized.missing:
             remove_marks(run)
     if not compact or finalized.missing:

@@ -33,7 +33,7 @@ class ShardTail:
     ) -> None:
         self._run = run
         self._columns = tuple(columns)
-        self._seen: set[AnyPath] = set(self._list()) if skip_present else set()
+        self._seen = {path.name for path in self._list()} if skip_present else set()
         self.problems: list[FileProblem] = []
 
     def new_rows(self) -> pa.Table:
@@ -44,7 +44,7 @@ class ShardTail:
         """
         tables = [no_rows(self._columns)]
         for path in self._list():
-            if path in self._seen:
+            if path.name in self._seen:
                 continue
             try:
                 tables.append(read_row_columns(path, self._columns))
@@ -52,7 +52,7 @@ class ShardTail:
                 continue
             except UnreadableFileError as error:
                 self.problems.append(error.problem)
-            self._seen.add(path)
+            self._seen.add(path.name)
         return pa.concat_tables(tables)
 
     def _list(self) -> list[AnyPath]:

@@ -45,16 +45,41 @@ def test_plain_lines_count_what_is_committed_in_this_run(
     assert line.endswith(" textures/min")
 
 
+def commit_tries(run: RunDirectory, make_table: MakeTable, task_id: str, tries: int) -> None:
+    """The row of a task after so many tries, none of which was accepted."""
+    table = make_table([task_id], attempts=tries)
+    told = [{"seed": number, "status": "ok"} for number in range(tries)] if tries > 1 else None
+    for name, value in (("accepted", False), ("tries", told)):
+        place = table.schema.get_field_index(name)
+        field = table.schema.field(place)
+        table = table.set_column(place, field, pa.array([value], field.type))
+    commit_rows(run, table)
+
+
 def test_a_texture_that_is_tried_again_is_one_task(
     run: RunDirectory, make_table: MakeTable
 ) -> None:
     out, file = console()
-    with RunProgress(run, 2, out):
+    with RunProgress(run, 2, out, retry_flagged=2):
         for number in (1, 2, 3):
-            commit_rows(run, make_table(["a"], attempts=number))
+            commit_tries(run, make_table, "a", number)
         commit_rows(run, make_table(["b"]))
     (line,) = file.getvalue().splitlines()
     assert line.startswith("2/2 tasks, 0 failed, ")
+
+
+def test_tasks_are_remembered_only_while_another_try_is_to_come(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.progress, "POLL_SECONDS", 0.01)
+    out, file = console(terminal=True)
+    with RunProgress(run, 9, out, retry_flagged=1) as progress:
+        for done, (task_id, tries) in enumerate([("a", 1), ("b", 1), ("a", 2)]):
+            commit_tries(run, make_table, task_id, tries)
+            wait_for(f"{min(done + 1, 2)}/9", file)
+        commit_rows(run, make_table([f"t{number}" for number in range(5)]))
+        wait_for("7/9", file)
+        assert progress._coming_again == {"b"}
 
 
 def test_a_line_every_so_often_while_it_runs(

@@ -12,7 +12,7 @@ from pipeline.committed import UnreadableFileError, read_committed
 from pipeline.finalize import finalize
 from pipeline.rundir import RunDirectory
 from pipeline.shards import commit_rows
-from pipeline.snapshot import RowReader, load_task_columns
+from pipeline.snapshot import RowReader, load_task_columns, read_each_file_once
 
 MakeTable = Callable[..., pa.Table]
 COLUMNS = ["task_id", "category", "attempts", "status"]
@@ -40,7 +40,10 @@ def test_it_agrees_with_the_committed_rows_at_every_stage(
     def agrees() -> bool:
         rows, problems = reader.read()
         expected, _ = read_committed(run, COLUMNS)
-        return problems == [] and rows.equals(expected.replace_schema_metadata())
+        once, problems_once = read_each_file_once(run, COLUMNS)
+        assert once.sort_by("task_id").equals(rows.sort_by("task_id"))
+        assert problems == problems_once == []
+        return bool(rows.equals(expected.replace_schema_metadata()))
 
     assert agrees()
     commit_rows(run, make_table(["a", "b", "c"], status="failed"))
@@ -52,6 +55,33 @@ def test_it_agrees_with_the_committed_rows_at_every_stage(
     commit_rows(run, make_table(["a"], attempts=2))
     assert agrees()
     assert reader.read()[0].num_rows == 3
+
+
+def test_files_that_are_not_ours_are_named_and_others_read(
+    run: RunDirectory, make_table: MakeTable
+) -> None:
+    commit_rows(run, make_table(["a"]))
+    commit_rows(run, make_table(["b"]))
+    damaged, foreign = run.shards / "part-0.parquet", run.shards / "part-1.parquet"
+    damaged.write_bytes(b"damaged")
+    pq.write_table(pa.table({"task_id": ["c"]}), foreign)
+    rows, problems = read_each_file_once(run, ["status", "task_id"])
+    assert sorted(rows["task_id"].to_pylist()) == ["a", "b"]
+    assert rows.column_names == ["status", "task_id"]
+    assert [problem.path for problem in problems] == [damaged, foreign]
+
+
+def test_a_file_that_goes_away_means_another_look(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = commit_rows(run, make_table(["a"]))
+    listing = [[gone, run.shards / "gone.parquet"], [gone]]
+    monkeypatch.setattr(pipeline.snapshot, "list_files", lambda run: listing.pop(0))
+    rows, problems = read_each_file_once(run, ["task_id"])
+    assert (rows["task_id"].to_pylist(), problems, listing) == (["a"], [], [])
+    monkeypatch.setattr(pipeline.snapshot, "list_files", lambda run: [run.shards / "gone.parquet"])
+    with pytest.raises(FileNotFoundError):
+        read_each_file_once(run, ["task_id"])
 
 
 def test_a_file_is_read_once_until_it_changes(
