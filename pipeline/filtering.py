@@ -7,7 +7,6 @@ at the end: it is there whole or not at all.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import secrets
 import shutil
@@ -68,7 +67,7 @@ def load_own_manifest(
         ManifestError: it cannot be used.
     """
     record = require_record(run)
-    if not Path(record.manifest).is_file():
+    if not as_path(record.manifest).is_file():
         raise FilterError(
             f"manifest '{record.manifest}', which the run was made from, is not there any more; "
             "expected it, or another one as --against"
@@ -130,7 +129,7 @@ def filter_run(
         "run": str(run.path.absolute()),
         "fingerprint": record.fingerprint,
         "against": str(against.manifest.path.absolute()),
-        "against_sha256": hashlib.sha256(against.manifest.path.read_bytes()).hexdigest(),
+        "against_sha256": against.manifest.sha256,
         "partition": against.partition,
         "split": split,
         "accepted_only": accepted_only,

@@ -13,7 +13,11 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 EXTRAS = {"s3": "s3", "gs": "gs", "az": "az", "hf": "hf"}
 """What `pip install texsynth[...]` is to be given, by scheme."""
@@ -83,6 +87,22 @@ def open_filesystem(scheme: str) -> Any:
     import fsspec  # type: ignore[import-untyped]
 
     return fsspec.filesystem(scheme, use_listings_cache=False, **OPTIONS.get(scheme, {}))
+
+
+def locate_uri(uri: str) -> Path | Callable[[], Any]:
+    """A local path, or what opens a stream of bytes, for a URI of any file system of fsspec.
+
+    Raises:
+        ValueError, ImportError: It knows none of this scheme, or needs a package for it.
+    """
+    if uri.startswith("file://"):
+        return Path(url2pathname(urlsplit(uri).path))
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+    filesystem, place = fsspec.core.url_to_fs(uri)
+    is_local = isinstance(filesystem, LocalFileSystem)
+    return Path(place) if is_local else partial(filesystem.open, place, "rb")
 
 
 def call_store(uri: str, act: Callable[[Any, str], Result], *, what: str = "read") -> Result:

@@ -14,6 +14,7 @@ import torch
 import texsynth
 from pipeline.blends import expand_blends
 from pipeline.config import RunConfig
+from pipeline.downloads import load_network
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.prepare import PREPARED
 from pipeline.resume import (
@@ -122,7 +123,7 @@ def check_run(manifest_path: Path, config: RunConfig, run: RunDirectory | None) 
         allow_outside_root=config.allow_outside_root,
     )
     tasks = _expand(select_split(manifest, config.partition, config.split), config)
-    network = texsynth.load_network(config.weights, normalisation=config.normalisation)
+    network = load_network(config.weights, normalisation=config.normalisation)
     synthesis = config.resolve_synthesis()
     sizes = compute_levels(synthesis, *config.texture_size, config.exemplar_size)
     make_batches(network, synthesis, sizes, config.exemplar_size)

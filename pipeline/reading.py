@@ -9,14 +9,12 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import pyarrow as pa
-import pyarrow.fs
-
+from pipeline.object_store import locate_uri
+from pipeline.storage import ObjectPath, is_uri
 from texsynth.decoding import DEFAULT_MAX_PIXELS, ImageError
 
 OUTSIDE_FLAG = "--allow-outside-root"
@@ -74,8 +72,8 @@ def read_image_bytes(
     """Return the bytes of an image file.
 
     Args:
-        path: relative to `root`, or a URI (anything with "://") of a file system that pyarrow or
-            fsspec knows. With `allow_outside_root` also an absolute path.
+        path: relative to `root`, or a URI (anything with "://") of a file system that fsspec
+            knows. With `allow_outside_root` also an absolute path.
         root: a folder or a URI.
         allow_outside_root: read the file wherever it lies.
         max_pixels: of an image that will be taken; bounds the size of its file.
@@ -115,18 +113,9 @@ def _locate(location: str) -> Path | Callable[[], Any]:
     """A local path, or what opens a stream of bytes in another file system."""
     if "://" not in location:
         return Path(location)
-    try:
-        filesystem, place = pa.fs.FileSystem.from_uri(location)
-    except pa.ArrowInvalid:  # not one of pyarrow's own: http, memory, ...
-        import fsspec  # type: ignore[import-untyped]
-        from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
-
-        filesystem, place = fsspec.core.url_to_fs(location)
-        is_local = isinstance(filesystem, LocalFileSystem)
-        return Path(place) if is_local else partial(filesystem.open, place, "rb")
-    if isinstance(filesystem, pa.fs.LocalFileSystem):
-        return Path(place)
-    return partial(filesystem.open_input_stream, place, compression=None)
+    if is_uri(location):
+        return ObjectPath(location).open
+    return locate_uri(location)
 
 
 def _require_inside(place: Path, root: str) -> None:

@@ -22,6 +22,7 @@ import texsynth
 from pipeline.blends import load_blend, make_blend
 from pipeline.committed import Scan, read_from_scan, read_rows
 from pipeline.config import RunConfig, describe_validation
+from pipeline.downloads import load_network
 from pipeline.preflight import require_device
 from pipeline.prepare import ExemplarSource, load_partner, prepare_tasks
 from pipeline.report import remake_exemplar
@@ -121,7 +122,7 @@ def replay_row(
         raise ConfigError(describe_validation(error)) from error
     require_device(config)
     _refuse_other_settings(row, record)
-    network = texsynth.load_network(
+    network = load_network(
         config.weights,
         normalisation=config.normalisation,
         device=config.device or ("cuda" if torch.cuda.is_available() else "cpu"),

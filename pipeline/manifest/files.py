@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from pipeline.downloads import fetch
 from pipeline.manifest.checks import (
     conform_columns,
     find_repeated_ids,
@@ -26,6 +27,7 @@ from pipeline.manifest.problems import Problems
 from pipeline.manifest.reader import ManifestReader
 from pipeline.reading import OUTSIDE_FLAG
 from pipeline.rundir import atomic_path
+from pipeline.storage import AnyPath, as_path
 from pipeline.table_stream import Columns, TableStream
 
 RAGGED = "fields"
@@ -46,14 +48,14 @@ class Manifest:
             `height` are int32; other columns are as the file has them (always text in a CSV).
         rows: how many there are.
         root: absolute folder, or URI, that relative paths start from.
-        path: the file it was read from.
+        path: the file, or the object, it was read from.
         sha256: of the file.
     """
 
     stream: TableStream
     rows: int
     root: str
-    path: Path
+    path: AnyPath
     sha256: str
 
     @cached_property
@@ -76,7 +78,7 @@ def load_manifest(
     text ("001" stays "001", "NA" stays "NA") and an empty cell is null.
 
     Args:
-        path: a `.csv` or `.parquet` file.
+        path: a `.csv` or `.parquet` file, or the URI of one; that is copied into the cache first.
         root: what relative paths start from, a folder or a URI; the manifest's folder by default.
         allow_outside_root: take paths that leave the root: absolute, with "..", or URIs of another
             place. Links are followed, and refused, when an image is read.
@@ -85,16 +87,16 @@ def load_manifest(
     Raises:
         ManifestError: with every problem and its row.
     """
-    path = Path(path)
+    place = as_path(os.fspath(path))
     file_format = manifest_format(path)
-    if not path.is_file():
-        raise ManifestError(f"manifest '{path}': no such file")
-    base = _absolute_root(path.parent if root is None else root)
-    reader = ManifestReader(path, file_format)
+    if not place.is_file():
+        raise ManifestError(f"manifest '{place}': no such file")
+    base = _absolute_root(str(place.parent) if root is None else root)
+    reader = ManifestReader(fetch(place), file_format)
     problems = Problems()
     try:
         before = reader.stamp()
-        with path.open("rb") as file:
+        with reader.path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         checked_root = None if allow_outside_root else base
         schema, rows = _check_rows(reader, problems, checked_root, reserved)
@@ -105,9 +107,9 @@ def load_manifest(
         problems.add(problem)
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems.listed())
-        raise ManifestError(f"manifest '{path}' cannot be used:\n{listing}")
+        raise ManifestError(f"manifest '{place}' cannot be used:\n{listing}")
     stream = TableStream(schema, partial(_read_again, reader, before))
-    return Manifest(stream=stream, rows=rows, root=base, path=path, sha256=sha256)
+    return Manifest(stream=stream, rows=rows, root=base, path=place, sha256=sha256)
 
 
 def write_manifest(table: pa.Table, path: str | os.PathLike[str]) -> None:
