@@ -31,6 +31,7 @@ from pipeline.attempts import (
 )
 from pipeline.blends import blend_arguments, load_blend
 from pipeline.config import RunConfig
+from pipeline.downloads import load_network
 from pipeline.lane_checkpoints import load_checkpoint, remove_checkpoint, save_checkpoint
 from pipeline.resume import RunRecord, RunRecordError, load_run_record
 from pipeline.rows import Row, RowMaker
@@ -121,7 +122,7 @@ class SynthesisActor:
         self._attempts = self._begin_start()
         self._watchdog = Watchdog(self._config.hang_timeout) if watched else None
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = texsynth.load_network(
+        self._network = load_network(
             self._config.weights, normalisation=self._config.normalisation, device=device
         )
         _require_same_weights(self._network, record)
