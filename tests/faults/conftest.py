@@ -25,8 +25,9 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.committed import read_committed
+from pipeline.committed import open_parquet, read_committed
 from pipeline.rundir import RunDirectory
+from pipeline.storage import AnyPath, sorted_glob
 
 INJECT = str(Path(__file__).with_name("inject.py"))
 TEXSYNTH = (sys.executable, "-c", "from pipeline.cli import main; main()")
@@ -60,7 +61,7 @@ class Story:
     """
 
     folder: Path
-    out: Path
+    out: AnyPath
     options: list[str]
     environment: dict[str, str]
     capture: Callable[[], tuple[str, str]]
@@ -150,12 +151,11 @@ class Story:
         assert verified.code == 0, verified.output
         expected = [f"{name}-c0-v{number}" for name in self.ids for number in range(variations)]
         columns = ["task_id", "finished_at"]
-        textures = pd.read_parquet(self.out / "textures", columns=columns)
+        textures = read_columns(sorted_glob(self.out / "textures", "*.parquet"), columns)
         assert sorted(textures["task_id"]) == sorted(expected)
-        metrics = pd.read_parquet(self.out / "metrics.parquet", columns=columns)
-        assert metrics.equals(textures)
+        assert read_columns([self.out / "metrics.parquet"], columns).equals(textures)
         assert not list((self.out / "shards").iterdir())
-        assert not list(self.out.rglob("_tmp-*"))
+        assert not RunDirectory(self.out).temporaries()
         assert json.loads((self.out / "_SUCCESS").read_text()) == {"tasks": len(expected)}
         return self.keep()
 
@@ -187,6 +187,15 @@ class Story:
         return str(path)
 
 
+def read_columns(paths: Iterable[AnyPath], columns: list[str]) -> pd.DataFrame:
+    """Some columns of Parquet files, one after the other."""
+    frames = []
+    for path in paths:
+        with open_parquet(path) as file:
+            frames.append(file.read(columns).to_pandas())
+    return pd.concat(frames, ignore_index=True)
+
+
 def _has_open_file(process: Path, folder: str) -> bool:
     """Ray's agents overwrite their environment; their open logs say whose they are."""
     for descriptor in (process / "fd").iterdir():
@@ -205,7 +214,7 @@ def make_story(
     rays = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     stories = []
 
-    def make(*, folder: Path = tmp_path, **options: Any) -> Story:
+    def make(*, folder: AnyPath = tmp_path, **options: Any) -> Story:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",

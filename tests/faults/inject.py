@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pyarrow.parquet as pq
+from pipeline.committed import open_parquet
+from pipeline.storage import AnyPath, as_path, sorted_glob
 
 Fault = dict[str, Any]
 
@@ -47,9 +48,9 @@ FILLER = "filler"
 BLOCK = 4096
 
 
-def is_due(fault: Fault, out: Path) -> bool:
-    shards = out.glob("shards/part-*.parquet")
-    if sum(pq.read_metadata(path).num_rows for path in shards) < fault.get("rows", 0):
+def is_due(fault: Fault, out: AnyPath) -> bool:
+    shards = sorted_glob(out / "shards", "part-*.parquet")
+    if sum(count_rows(path) for path in shards) < fault.get("rows", 0):
         return False
     if fault.get("once") is None:
         return True
@@ -60,7 +61,12 @@ def is_due(fault: Fault, out: Path) -> bool:
     return True
 
 
-def signal_driver(out: Path, *numbers: signal.Signals) -> None:
+def count_rows(path: AnyPath) -> int:
+    with open_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def signal_driver(out: AnyPath, *numbers: signal.Signals) -> None:
     driver = json.loads((out / "session.json").read_text())["pid"]
     for number in numbers:
         os.kill(driver, number)
@@ -71,9 +77,9 @@ def signal_self(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-def fill_disk(out: Path) -> None:
+def fill_disk(out: AnyPath) -> None:
     """Leave not one block beside the run directory."""
-    with (out.parent / FILLER).open("ab", buffering=0) as file:
+    with (Path(str(out)).parent / FILLER).open("ab", buffering=0) as file:
         try:
             while file.write(b"0" * BLOCK):
                 pass
@@ -82,11 +88,11 @@ def fill_disk(out: Path) -> None:
                 raise
 
 
-def fail_unforeseen(out: Path) -> None:
+def fail_unforeseen(out: AnyPath) -> None:
     raise ZeroDivisionError("an error that nobody foresaw")
 
 
-ACTIONS: dict[str, Callable[[Path], Any]] = {
+ACTIONS: dict[str, Callable[[AnyPath], Any]] = {
     "exit": lambda out: os._exit(7),
     "segfault": lambda out: ctypes.string_at(0),
     "hang": lambda out: time.sleep(3600),
@@ -156,7 +162,7 @@ def spoil(result: Any) -> Any:
     return dataclasses.replace(result, float_loss=ReferenceLoss((math.nan,), 0.0))
 
 
-def make_step(original: Callable[..., Any], fault: Fault, out: Path) -> Callable[..., Any]:
+def make_step(original: Callable[..., Any], fault: Fault, out: AnyPath) -> Callable[..., Any]:
     """A step of finalize, struck before it does anything."""
 
     def step(*arguments: Any) -> Any:
@@ -176,7 +182,7 @@ def main() -> None:
 
     faults = json.loads(Path(sys.argv[1]).read_text())
     arguments = ["texsynth", *sys.argv[2:]]
-    out = Path(arguments[arguments.index("--out") + 1])
+    out = as_path(arguments[arguments.index("--out") + 1])
     inline = "--executor=inline" in arguments
     in_actor = [fault for fault in faults if fault["at"] == "task"]
     with ExitStack() as patches:
