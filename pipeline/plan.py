@@ -1,30 +1,35 @@
 """What a run would cost, before it begins: tasks, evaluations, memory, disk, hours.
 
-The hours come from a calibration on this machine's device, with the lanes that a run would have.
+The hours come from a calibration on this machine's device, with the lanes that a run would have, or
+from what was measured on another one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipeline.calibration import LevelPlan, calibrate, memory_bytes
+from pipeline.calibration import LevelPlan, memory_bytes
 from pipeline.capacity import count_cpu_actors
 from pipeline.committed import read_committed
 from pipeline.config import RunConfig
+from pipeline.measured import MeasuredSpeed
 from pipeline.pending import KEYS, find_pending
+from pipeline.planned_device import estimate_memory, take_from, time_here
 from pipeline.preflight import check_run
 from pipeline.rundir import RunDirectory
 from texsynth import TextureNetwork
 from texsynth.config import ConfigError
-from texsynth.levels import compute_levels
-from texsynth.memory import SHARE_OF_FREE_MEMORY, choose_lanes, estimate_lane_bytes
+from texsynth.memory import SHARE_OF_FREE_MEMORY
+from texsynth.sensitivity import measuring_cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +45,13 @@ class RunPlan:
         device, device_name: where it was measured.
         actors: workers of the run; `devices` is what they keep busy: GPUs, or one CPU machine.
         lanes: of an actor; `lanes_measured` were busy in the calibration.
-        lanes_that_fit: in SHARE_OF_FREE_MEMORY of the memory; 0 if not even one does.
+        lanes_that_fit: in SHARE_OF_FREE_MEMORY of the memory; 0 if not even one does, None if the
+            memory is not known.
+        history, history_that_fits: of L-BFGS, pairs: that of the run, and the longest up to that
+            with which one lane fits; 0 if none does, None if the memory is not known.
         memory_bytes_per_lane: the network not counted.
         memory_bytes_of_device: free memory of a GPU; a CPU's physical memory, because most of what
-            is not free there are cached files, which give way.
+            is not free there are cached files, which give way; None if not known.
         output_bytes_per_task, output_bytes_total: of the pixels; a PNG is hardly ever larger.
         device_s_per_full_size_evaluation: of one task, on a device with busy lanes.
         device_s_per_task, textures_per_device_hour: if a task spends its whole budget.
@@ -67,9 +75,11 @@ class RunPlan:
     devices: int
     lanes: int
     lanes_measured: int
-    lanes_that_fit: int
+    lanes_that_fit: int | None
+    history: int
+    history_that_fits: int | None
     memory_bytes_per_lane: int
-    memory_bytes_of_device: int
+    memory_bytes_of_device: int | None
     output_bytes_per_task: int
     output_bytes_total: int
     device_s_per_full_size_evaluation: float
@@ -79,19 +89,26 @@ class RunPlan:
     wall_hours: float
 
 
-def plan_run(manifest_path: Path, config: RunConfig, out: Path | None = None) -> RunPlan:
+def plan_run(
+    manifest_path: Path,
+    config: RunConfig,
+    out: Path | None = None,
+    *,
+    elsewhere: MeasuredSpeed | None = None,
+) -> RunPlan:
     """Count, look at the memory, and time a few evaluations; nothing is written.
 
     Args:
         manifest_path: CSV or Parquet, see `manifests/README.md`.
         config: resolved.
         out: run directory; its finished tasks cost nothing.
+        elsewhere: of a device of the run; by default this machine's is timed.
 
     Raises:
         ManifestError, ConfigError, TapError, WeightsError: as a run raises them.
         RunDirectoryError, RunMismatchError: if `out` is not this run's.
     """
-    device = _choose_device(config)
+    device = _choose_device(config) if elsewhere is None else "cpu"
     run = None if out is None else RunDirectory(out)
     checked = check_run(manifest_path, config, run)
     tasks = checked.tasks.read(["task_id", "category"])
@@ -106,7 +123,7 @@ def plan_run(manifest_path: Path, config: RunConfig, out: Path | None = None) ->
         "tasks_done": len(tasks) - left,
         "tasks_left": left,
     }
-    return _estimate(counts, config, checked.network.to(device))
+    return _estimate(counts, config, checked.network.to(device), elsewhere)
 
 
 def _choose_device(config: RunConfig) -> str:
@@ -126,47 +143,45 @@ def _count_left(run: RunDirectory, tasks: pa.Table, config: RunConfig) -> int:
     return len(find_pending(ids, committed, config.retry, retry_flagged=again))
 
 
-def _estimate(counts: dict[str, int], config: RunConfig, network: TextureNetwork) -> RunPlan:
+def _estimate(
+    counts: dict[str, Any],
+    config: RunConfig,
+    network: TextureNetwork,
+    elsewhere: MeasuredSpeed | None,
+) -> RunPlan:
     """The plan for so many tasks."""
     synthesis = config.resolve_synthesis()
-    size, exemplar_size = config.texture_size, config.exemplar_size
-    sizes = compute_levels(synthesis, *size, exemplar_size)
-    left = counts["tasks_left"]
-    actors, devices = _count_actors(config, network.device)
-    actors = min(actors, max(1, left))
-    devices = min(devices, actors)
-    chosen = choose_lanes(network, synthesis, sizes, exemplar_size)
-    lanes = chosen if config.lanes == "auto" else config.lanes
-    memory = memory_bytes(network.device)
-    lane = estimate_lane_bytes(network, synthesis, sizes, exemplar_size)
-    # A GPU has one actor; actors on a CPU share its memory.
-    fitting = int(SHARE_OF_FREE_MEMORY * memory * devices / actors) // lane
-    measured = min(lanes, chosen, max(1, math.ceil(left / actors)))
-    levels = calibrate(
-        network, synthesis, measured, sizes, exemplar_size, sharing=actors // devices
+    size, left = config.texture_size, counts["tasks_left"]
+    # A device that was measured elsewhere has an actor to itself, as a GPU has.
+    counted_on = network.device if elsewhere is None else torch.device("cuda")
+    actors, devices = _count_actors(config, counted_on)
+    actors = min(max(1, actors), max(1, left))
+    devices = max(1, min(devices, actors))
+    memory = estimate_memory(config, network, devices / actors, elsewhere)
+    busy = max(1, math.ceil(left / actors))
+    if elsewhere is None:
+        speed = time_here(config, network, busy, sharing=actors // devices)
+    else:
+        speed = take_from(elsewhere, config, busy, memory["lanes_that_fit"])
+    # Weights are measured at every level, in evaluations that no level has for its descent.
+    more = measuring_cost(synthesis)
+    seconds = sum(
+        (level.evaluations_per_task + more) * level.device_s_per_evaluation
+        for level in speed.levels
     )
-    seconds = sum(level.evaluations_per_task * level.device_s_per_evaluation for level in levels)
     if synthesis.time_limit_s is not None:
-        seconds = min(seconds, synthesis.time_limit_s * devices / (measured * actors))
-    on_gpu = network.device.type == "cuda"
-    name = torch.cuda.get_device_name(network.device) if on_gpu else "cpu"
+        seconds = min(seconds, synthesis.time_limit_s * devices / (speed.lanes_measured * actors))
     return RunPlan(
         **counts,
+        **memory,
+        **dataclasses.asdict(speed) | {"levels": speed.levels},
         evaluations_per_task=synthesis.evaluations,
         evaluations_total=left * synthesis.evaluations,
-        levels=levels,
-        device=str(network.device),
-        device_name=name if on_gpu else f"{name}, threads: {torch.get_num_threads()}",
         actors=actors,
         devices=devices,
-        lanes=lanes,
-        lanes_measured=measured,
-        lanes_that_fit=fitting,
-        memory_bytes_per_lane=lane,
-        memory_bytes_of_device=memory,
         output_bytes_per_task=3 * math.prod(size),
         output_bytes_total=left * 3 * math.prod(size),
-        device_s_per_full_size_evaluation=levels[-1].device_s_per_evaluation,
+        device_s_per_full_size_evaluation=speed.levels[-1].device_s_per_evaluation,
         device_s_per_task=seconds,
         textures_per_device_hour=3600 / seconds,
         device_hours_total=left * seconds / 3600,

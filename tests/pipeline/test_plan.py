@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 import pipeline.calibration
-import pipeline.plan
+import pipeline.planned_device
 from pipeline.calibration import compute_evaluations
 from pipeline.config import RunConfig
 from pipeline.manifest import ManifestError
@@ -56,7 +56,8 @@ def test_totals_are_tasks_times_what_each_takes(
     assert (plan.output_bytes_per_task, plan.output_bytes_total) == (49_152, 196_608)
     levels = [(level.side_px, level.measured_at_px) for level in plan.levels]
     assert levels == [(64, 64), (128, 128)]
-    seconds = [x.evaluations_per_task * x.device_s_per_evaluation for x in plan.levels]
+    probes = PROBE_COST if config.resolve_synthesis().weighting == "sensitivity" else 0
+    seconds = [(x.evaluations_per_task + probes) * x.device_s_per_evaluation for x in plan.levels]
     assert plan.device_s_per_task == pytest.approx(sum(seconds))
     assert plan.device_s_per_full_size_evaluation == plan.levels[-1].device_s_per_evaluation
     assert plan.device_hours_total == pytest.approx(4 * plan.device_s_per_task / 3600)
@@ -164,7 +165,7 @@ def test_a_level_that_takes_too_long_or_too_much_memory_is_scaled_from_a_smaller
         plan = plan_run(manifest, quick_config(size=256, lanes=1))
     assert [level.measured_at_px for level in plan.levels] == [64, 64, 64]
     assert plan.lanes_that_fit > 0
-    for module in (pipeline.calibration, pipeline.plan):
+    for module in (pipeline.calibration, pipeline.planned_device):
         monkeypatch.setattr(module, "memory_bytes", lambda device: 30_000_000)
     plan = plan_run(manifest, quick_config(size=1024, lanes=1, synthesis={"levels": 1}))
     assert (plan.levels[0].side_px, plan.levels[0].measured_at_px) == (1024, 64)
