@@ -1,41 +1,29 @@
-"""The part of a run that is safe to train on in one partition, as a run directory of its own.
-
-It is written beside its place, rows as shards that a finalize then compacts and proves, and renamed
-at the end: it is there whole or not at all.
-"""
+"""The part of a run that is safe to train on in one partition, as a run directory of its own."""
 
 from __future__ import annotations
 
 import datetime
-import os
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.committed import Scan, read_from_scan, read_rows
 from pipeline.dealt import DealtManifest, load_dealt_manifest
-from pipeline.finalize import GATHERED_ROWS, finalize
 from pipeline.leaks import LeakReport, check_leaks
 from pipeline.parents import Parent
-from pipeline.resume import RunRecord, load_tasks, write_run_record, write_tasks
+from pipeline.resume import load_tasks
 from pipeline.run import require_record
-from pipeline.rundir import TEMPORARY_PREFIX, RunDirectory, sync
-from pipeline.shards import commit_rows
+from pipeline.run_part import FilterError, refuse_taken, write_part
+from pipeline.rundir import RunDirectory
 from pipeline.splits import SPLITS
 from pipeline.storage import as_path, require_local
 
+__all__ = ["FilterError", "Filtered", "filter_run", "load_own_manifest"]
+
 MAX_NAMED = 5
 """Images that a refusal names."""
-
-
-class FilterError(ValueError):
-    """The safe part of a run cannot be told, is empty, or has no place to be written to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +93,10 @@ def filter_run(
         NotARunError, RunRecordError, SplitError: as `check_leaks`.
         OSError: the disk is full, or the like; nothing is left at `out`.
     """
-    if out.exists() or out.is_symlink():
-        raise FilterError(f"out '{out}' is there already, expected a path where nothing is")
+    out = require_local(as_path(out), "--out")
+    refuse_taken(out)
+    if isinstance(run.path, Path) and out.resolve().is_relative_to(run.path.resolve()):
+        raise FilterError(f"out '{out}' lies in the run '{run.path}': expected a place outside")
     record, tasks = require_record(run), load_tasks(run)
     report = check_leaks(run, against, set(SPLITS) - {split})
     if report.unread_rows:
@@ -138,7 +128,7 @@ def filter_run(
         "filtered_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     config = {**record.config, "partition": against.partition, "split": split}
-    _write(run, out, replace(record, config=config, filtered=filtered), (tasks, kept))
+    write_part(run, out, replace(record, config=config, filtered=filtered), tasks, kept)
     return Filtered(kept=len(kept), left_out=counts)
 
 
@@ -175,46 +165,3 @@ def _find_reasons(
         reason or ("" if is_accepted else "not accepted")
         for reason, is_accepted in zip(reasons, accepted, strict=True)
     ]
-
-
-def _write(
-    run: RunDirectory, out: Path, record: RunRecord, chosen: tuple[pa.Table, pa.ChunkedArray]
-) -> None:
-    """Write the chosen rows of a run to `out`; `chosen` has all tasks and the ids of the rows."""
-    tasks, kept = chosen
-    out = require_local(as_path(out), "--out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-    folder = out.with_name(f"{TEMPORARY_PREFIX}{out.name}.{unique}")
-    building = RunDirectory(folder)
-    try:
-        building.create()
-        write_run_record(building, record)
-        of_rows = tasks.filter(pc.is_in(tasks["task_id"], kept))
-        write_tasks(building, _with_split(of_rows, record.config["split"]))
-        read_from_scan(run, lambda scan: _copy_rows(scan, kept, building, record.config["split"]))
-        finalized = finalize(building, kept)
-        if finalized.missing:
-            missing = len(finalized.missing)
-            raise FilterError(
-                f"{missing} rows of '{run.path}' could not be read; `texsynth verify` says which "
-                "files are damaged, and how to mend them"
-            )
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    sync(out.parent)
-
-
-def _copy_rows(scan: Scan, kept: pa.ChunkedArray, building: RunDirectory, split: str) -> None:
-    rows = scan.winners.filter(pc.is_in(scan.winners["task_id"], kept))
-    for start in range(0, len(rows), GATHERED_ROWS):
-        table = read_rows(scan, rows.slice(start, GATHERED_ROWS), scan.schema.names)
-        commit_rows(building, _with_split(table, split))
-
-
-def _with_split(table: pa.Table, split: str) -> pa.Table:
-    place = table.schema.get_field_index("split")
-    values = pa.array([split] * len(table), pa.string())
-    return table.set_column(place, table.schema.field(place), values)

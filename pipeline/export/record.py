@@ -12,15 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import Timeout
 
 from pipeline.export.manifest import MANIFEST
 from pipeline.export.names import WORK
 from pipeline.export.replacing import RECORD, is_finished, next_export, remove, replace_export
 from pipeline.export.staging import staged
+from pipeline.folder_lock import hold_folder
 
 LOCK = "lock"
-LOCK_SECONDS = 0.5
 MAX_NAMED = 5
 
 Record = Mapping[str, Any]
@@ -77,23 +77,11 @@ def _begin(target: Path, record: Record) -> Iterator[Path | None]:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    lock = FileLock(out / WORK / LOCK, timeout=LOCK_SECONDS)
     try:
-        _acquire(lock, out / WORK)
+        with hold_folder(out / WORK, LOCK):
+            yield
     except Timeout as error:
         raise ExportError(f"'{out}': another process writes this export") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _acquire(lock: BaseFileLock, work: Path) -> None:
-    while not lock.is_locked:
-        work.mkdir(parents=True, exist_ok=True)
-        # Who had the lock may have ended, and removed the folder, since it was made.
-        with suppress(FileNotFoundError):
-            lock.acquire()
 
 
 def _clear(work: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-import pipeline.filtering
+import pipeline.run_part
+import pipeline.shards
 from pipeline.config import RunConfig
 from pipeline.dealt import DealtManifest, load_dealt_manifest
 from pipeline.filtering import FilterError, filter_run
+from pipeline.finalize import finalize
 from pipeline.leaks import check_leaks
 from pipeline.query import load_images, load_metrics
 from pipeline.resume import load_tasks
 from pipeline.run import finalize_run, run_manifest
 from pipeline.rundir import RunDirectory
+from pipeline.shards import commit_rows
 from pipeline.splits import SPLITS, SplitError
 from pipeline.verify import verify_run
 
@@ -193,6 +199,8 @@ def test_what_is_refused_leaves_nothing(
     taken.mkdir()
     with pytest.raises(FilterError, match="is there already"):
         filter_run(run, taken, dealt)
+    with pytest.raises(FilterError, match="lies in the run"):
+        filter_run(run, run.path / "part", dealt)
     code, _, error = call("filter", run.path, "--out", tmp_path / "x", "--partition", "9")
     assert code == 2
     assert "is not there any more; expected it, or another one as --against" in error
@@ -202,7 +210,7 @@ def test_what_is_refused_leaves_nothing(
     def fail(*more: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline.filtering, "finalize", fail)
+    monkeypatch.setattr(pipeline.run_part, "finalize", fail)
     with pytest.raises(OSError, match="No space"):
         filter_run(run, tmp_path / "x", dealt)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(("x", "_tmp"))]
@@ -230,3 +238,93 @@ def test_a_damaged_file_of_the_run_is_no_smaller_part(
     with pytest.raises(FilterError, match=r"rows of .* could not be read; `texsynth verify`"):
         filter_run(run, tmp_path / "x", deal(folder, dict.fromkeys(IDS, "train") | {"c": "val"}))
     assert not (tmp_path / "x").exists()
+
+
+def test_an_error_of_writing_is_not_taken_for_one_of_reading(
+    pictures_run: tuple[RunDirectory, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = pictures_run
+    dealt = deal(folder, dict.fromkeys(IDS, "train") | {"c": "val"})
+    calls = []
+
+    def vanished(*_: Any) -> None:
+        calls.append(0)
+        raise FileNotFoundError(2, "No such file or directory", "shards")
+
+    monkeypatch.setattr(pipeline.shards, "open_row_writer", vanished)
+    with pytest.raises(FileNotFoundError):
+        filter_run(run, tmp_path / "x", dealt)
+    assert len(calls) == 1
+    assert not list(tmp_path.glob("*x*"))
+
+
+def test_rows_that_a_finalize_moves_meanwhile_are_found_again(
+    pictures_run: tuple[RunDirectory, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = pictures_run
+    dealt = deal(folder, dict.fromkeys(IDS, "train") | {"c": "val"})
+    filter_run(run, tmp_path / "expected", dealt)
+    stored = pq.read_table(run.textures)
+    shutil.rmtree(run.textures)
+    for start in range(0, len(stored), 3):
+        commit_rows(run, stored.slice(start, 3))
+    commit, committed = pipeline.run_part.commit_rows, []
+
+    def commit_and_finalize(*arguments: Any) -> None:
+        commit(*arguments)
+        committed.append(0)
+        if len(committed) == 2:
+            finalize(run, stored["task_id"])
+
+    monkeypatch.setattr(pipeline.run_part, "GATHERED_ROWS", 1)
+    monkeypatch.setattr(pipeline.run_part, "commit_rows", commit_and_finalize)
+    filter_run(run, tmp_path / "x", dealt)
+    assert not list(run.shards.iterdir())
+    pd.testing.assert_frame_equal(
+        load_metrics(tmp_path / "x"), load_metrics(tmp_path / "expected"), check_like=True
+    )
+    assert len(committed) == len(load_metrics(tmp_path / "x"))
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import pipeline.run_part
+from pipeline.cli import main
+pipeline.run_part.finalize = lambda *more: os.kill(os.getpid(), 9)
+main()
+"""
+
+
+def test_what_a_killed_process_has_left_is_removed_by_the_next(
+    made: RunDirectory, call: Call, tmp_path: Path
+) -> None:
+    words = ["filter", str(made.path), "--out", str(tmp_path / "x"), "--partition", "2"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    (left,) = tmp_path.iterdir()
+    assert list((left / "shards").iterdir())
+    assert call(*words)[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert problems(RunDirectory(tmp_path / "x")) == []
+
+
+def test_two_do_not_write_to_one_place(
+    pictures_run: tuple[RunDirectory, Path], tmp_path: Path
+) -> None:
+    run, folder = pictures_run
+    dealt = deal(folder, dict.fromkeys(IDS, "train") | {"c": "val"})
+    refusals = []
+
+    def write(_: int) -> None:
+        try:
+            filter_run(run, tmp_path / "x", dealt)
+        except FilterError as error:
+            refusals.append(str(error))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert len(refusals) == 3
+    assert all("another process" in one or "there already" in one for one in refusals)
+    assert [path.name for path in tmp_path.glob("*x*")] == ["x"]
+    assert set(load_metrics(tmp_path / "x")["exemplar_id"]) == set(IDS) - {"c"}

@@ -1,0 +1,132 @@
+"""A run directory with some of the rows of another one, whole or not there.
+
+It is written beside its place, rows as shards that a finalize then compacts and proves, and renamed
+at the end. What a killed process has left of it is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import Timeout
+
+from pipeline.committed import Scan, UnreadableFileError, read_from_scan, read_rows
+from pipeline.finalize import GATHERED_ROWS, finalize
+from pipeline.folder_lock import hold_folder
+from pipeline.resume import RunRecord, write_run_record, write_tasks
+from pipeline.rundir import TEMPORARY_PREFIX, RunDirectory, sync
+from pipeline.shards import commit_rows
+
+
+class FilterError(ValueError):
+    """The safe part of a run cannot be told, is empty, or has no place to be written to."""
+
+
+def write_part(
+    run: RunDirectory, out: Path, record: RunRecord, tasks: pa.Table, kept: pa.ChunkedArray
+) -> None:
+    """Write chosen rows of a run to a directory of their own.
+
+    Args:
+        run: Whose rows; it is not changed.
+        out: The new directory; nothing may be there.
+        record: Of the new directory. All rows get the split of its configuration.
+        tasks: Of the run.
+        kept: Ids of the tasks whose rows are taken, in the order of the run's rows.
+
+    Raises:
+        FilterError: Something is at `out`, another process writes it, or a row cannot be read.
+        OSError: The disk is full, or the like; nothing is left at `out`.
+    """
+    split = record.config["split"]
+    with _built_beside(out) as folder:
+        building = RunDirectory(folder)
+        building.create()
+        write_run_record(building, record)
+        of_rows = tasks.filter(pc.is_in(tasks["task_id"], kept))
+        write_tasks(building, _with_split(of_rows, split))
+        for table in _read_kept(run, kept):
+            commit_rows(building, _with_split(table, split))
+        if missing := finalize(building, kept).missing:
+            raise FilterError(f"{folder}: {len(missing)} rows that were written cannot be read")
+
+
+@contextmanager
+def _built_beside(out: Path) -> Iterator[Path]:
+    """Give a folder to fill, which is renamed to `out` at the end, and gone after an error."""
+    folder = out.with_name(f"{TEMPORARY_PREFIX}{out.name}")
+    lock = RunDirectory(folder).lock.name
+    try:
+        with hold_folder(folder, lock):
+            try:
+                refuse_taken(out)
+                for path in folder.iterdir():
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    elif path.name != lock:
+                        path.unlink()
+                yield folder
+                folder.rename(out)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+    except Timeout as error:
+        raise FilterError(f"out '{out}': another process writes it") from error
+    sync(out.parent)
+
+
+def refuse_taken(out: Path) -> None:
+    """Refuse a place where something is.
+
+    Raises:
+        FilterError: Says so.
+    """
+    if out.exists() or out.is_symlink():
+        raise FilterError(f"out '{out}' is there already, expected a path where nothing is")
+
+
+def _read_kept(run: RunDirectory, kept: pa.ChunkedArray) -> Iterator[pa.Table]:
+    """The rows of these tasks, some at a time; located again where a finalize moves them."""
+    done = 0
+    while done < len(kept):
+        scan, rows = _locate(run, kept.slice(done))
+        for start in range(0, len(rows), GATHERED_ROWS):
+            try:
+                table = read_rows(scan, rows.slice(start, GATHERED_ROWS), scan.schema.names)
+            except FileNotFoundError:
+                break
+            except UnreadableFileError as error:
+                raise _unreadable(run, len(kept) - done, str(error)) from error
+            yield table
+            done += len(table)
+
+
+def _locate(run: RunDirectory, kept: pa.ChunkedArray) -> tuple[Scan, pa.Table]:
+    """Where the rows of these tasks are, all of them."""
+
+    def find(scan: Scan) -> tuple[Scan, pa.Table]:
+        return scan, scan.winners.filter(pc.is_in(scan.winners["task_id"], kept))
+
+    scan, rows = read_from_scan(run, find)
+    if missing := len(kept) - len(rows):
+        named = "; ".join(f"{problem.path}: {problem.reason}" for problem in scan.problems)
+        raise _unreadable(run, missing, named)
+    return scan, rows
+
+
+def _unreadable(run: RunDirectory, rows: int, reason: str) -> FilterError:
+    return FilterError(
+        f"{rows} rows of '{run.path}' could not be read; `texsynth verify` says which files are "
+        f"damaged, and how to mend them: {reason}"
+    )
+
+
+def _with_split(table: pa.Table, split: str) -> pa.Table:
+    place = table.schema.get_field_index("split")
+    values = pa.array([split] * len(table), pa.string())
+    return table.set_column(place, table.schema.field(place), values)
