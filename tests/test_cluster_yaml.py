@@ -74,7 +74,7 @@ def test_every_node_gets_the_checkout_and_the_weights(prepared: dict[str, Any]) 
     assert target == "/home/ubuntu/texsynth"
     for node in ("head", "worker"):
         commands = prepared[f"{node}_setup_commands"]
-        install = next(i for i, c in enumerate(commands) if c.endswith("~/texsynth"))
+        install = next(i for i, c in enumerate(commands) if "/texsynth[s3]" in c)
         weights = next(i for i, c in enumerate(commands) if "texsynth weights get imagenet" in c)
         assert install < weights
         assert "TEXSYNTH_CACHE=" in commands[weights]

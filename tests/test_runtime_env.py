@@ -48,7 +48,7 @@ def test_it_installs_the_checkout_with_the_versions_that_are_tested(
     checkout = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"
     constraint, package = values["pip"]["packages"]
     assert constraint == f"--constraint {checkout}/constraints.txt"
-    assert package == checkout
+    assert package == f"{checkout}[s3]"
     # Ray takes its own version from the cluster: a pin here would replace it under its feet.
     assert not re.search(r"\bray\b", " ".join(values["pip"]["packages"]))
 
