@@ -57,10 +57,13 @@ BLOCK = pa.struct(
         ("begun_at", pa.string()),
         ("seconds", pa.float64()),
         ("synthesis_seconds", pa.float64()),
+        ("lanes", pa.int64()),
+        ("lane_seconds", pa.float64()),
     ]
 )
 """A block as the log tells of it: whose, tasks done, begin (ISO 8601, UTC), time until its last row
-was committed, and how much of it passed inside a synthesis, s."""
+was committed, and how much of it passed inside a synthesis, s; lanes of the actor, and the sum over
+these of the time in which each had a task, s."""
 SUMMARY = pa.schema(
     [
         ("task_id", pa.string()),
@@ -128,7 +131,8 @@ class SynthesisActor:
         _require_same_weights(self._network, record)
         self._maker = RowMaker(record, self._config, self._network)
         self._lanes = self._choose_lanes()
-        self._synthesis_seconds = 0.0
+        self._leaving = ""
+        self._synthesis_seconds = self._lane_seconds = 0.0
         self._committed = CommittedTasks(self._run)
         schema = row_schema(record.carried)
         self._tries = Tries(self._run, schema, self._config.retry_flagged)
@@ -146,7 +150,7 @@ class SynthesisActor:
 
         Textures that are not accepted are tried again under other seeds, as often as the run says.
         Tasks of the block that have rows already are passed over, and so is what is left of it
-        once the session was asked to stop.
+        once the session, or this actor, was asked to stop.
 
         Args:
             tasks: columns of a task, `attempts` so far, and those of `pipeline.prepare.PREPARED`.
@@ -159,7 +163,7 @@ class SynthesisActor:
         """
         summaries: list[Row] = []
         begun_at = datetime.datetime.now(datetime.UTC)
-        self._synthesis_seconds = 0.0
+        self._synthesis_seconds = self._lane_seconds = 0.0
         try:
             with self._watchdog.working() if self._watchdog else contextlib.nullcontext():
                 for made in self._rows_and_tries(tasks.to_pylist()):
@@ -175,8 +179,29 @@ class SynthesisActor:
         self.block_ended(block)
         return pa.Table.from_pylist([row | {"block": block} for row in summaries], SUMMARY)
 
+    def leave(self, reason: str) -> None:
+        """Stop as if the session did, though it goes on elsewhere; safe to call from any thread.
+
+        What has ended is committed, what is under way gets checkpoints, nothing more is begun, and
+        no attempt counts as a death. Whoever drives the actor gives its tasks to another.
+
+        Args:
+            reason: For the log.
+        """
+        self._leaving = self._leaving or reason
+
+    @property
+    def leaving(self) -> str:
+        """Why this actor begins nothing more; empty while it goes on."""
+        return self._leaving
+
     def row_ended(self, row: Row) -> None:
         """Called for every row that this actor makes; for those that count them."""
+
+    def advanced(self, seconds: float, busy: int, lanes: int) -> None:
+        """Called for every stretch of a synthesis: its time, s, and the lanes that had a task."""
+        self._synthesis_seconds += seconds
+        self._lane_seconds += busy * seconds
 
     def block_ended(self, block: Mapping[str, Any]) -> None:
         """Called with the values of BLOCK when tasks of a block were done; puts them in the log."""
@@ -198,6 +223,8 @@ class SynthesisActor:
             "begun_at": begun_at.isoformat(timespec="milliseconds"),
             "seconds": seconds.total_seconds(),
             "synthesis_seconds": self._synthesis_seconds,
+            "lanes": self._lanes,
+            "lane_seconds": self._lane_seconds,
         }
 
     def _rows_and_tries(self, block: list[Row]) -> Iterator[Row]:
@@ -246,7 +273,7 @@ class SynthesisActor:
 
     def _rows(self, tasks: list[Row]) -> Iterator[Row]:
         """Rows of a block: broken exemplars, new tasks, then the suspects in smaller groups."""
-        if self._stop.stopped(now=True):
+        if self._stopped(now=True):
             return
         latest, _ = load_attempts(self._run, but=self._attempts.name)
         by_deaths: dict[int, list[Row]] = {}
@@ -273,7 +300,7 @@ class SynthesisActor:
     def _rows_of_group(self, tasks: Sequence[Row], lanes: int) -> Iterator[Row]:
         """Rows of tasks that may be worked on side by side."""
         waiting = {task["task_id"]: task for task in tasks}
-        while waiting and not self._stop.stopped():
+        while waiting and not self._stopped():
             begun: set[str] = set()
             try:
                 yield from self._synthesize(waiting, lanes, begun)
@@ -284,7 +311,11 @@ class SynthesisActor:
                 else:
                     lanes //= 2
                     self._lanes = min(self._lanes, lanes)
-                    logger.warning("out of memory: %s; going on with %d lanes", error, lanes)
+                    names = ", ".join(sorted(begun))
+                    logger.warning(
+                        "out of memory: %s; going on with %d lanes; at work: %s",
+                        *(error, lanes, names),
+                    )
             except OSError:
                 # Attempts cannot be recorded: that is no task's fault, and nothing may be begun.
                 raise
@@ -326,13 +357,13 @@ class SynthesisActor:
         saved_at = time.monotonic()
         while work.unfinished and not self._is_interrupted():
             beginning = [tasks[index] for index in work.beginning]
-            if beginning and self._stop.stopped(now=True):
+            if beginning and self._stopped(now=True):
                 break
             self._attempts.begin({task["task_id"]: task["attempts"] for task in beginning})
             begun.update(task["task_id"] for task in beginning)
-            advanced = time.monotonic()
+            since = time.monotonic()
             results = work.advance(self._is_interrupted)
-            self._synthesis_seconds += time.monotonic() - advanced
+            self.advanced(time.monotonic() - since, len(work.progress()), lanes)
             for result in results:
                 task = tasks[result.index]
                 blend = load_blend(task, self._config.size)
@@ -393,7 +424,11 @@ class SynthesisActor:
     def _is_interrupted(self) -> bool:
         """Asked after every evaluation: work goes on, says it to the watchdog; is it to stop?"""
         self._beat()
-        return self._stop.stopped()
+        return self._stopped()
+
+    def _stopped(self, *, now: bool = False) -> bool:
+        """Whether nothing more is to be begun, by the session or by this actor."""
+        return bool(self._leaving) or self._stop.stopped(now=now)
 
     def _recover_device(self, error: BaseException) -> None:
         """Give memory back; if the device no longer answers, end before it fails all other tasks.

@@ -96,8 +96,10 @@ class RunConfig(BaseModel):
     lanes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Textures that an actor works on at once."
     )
-    actors: int | None = Field(
-        None, ge=1, description="Actors; default: one per GPU, else per core as far as memory goes."
+    actors: int | str | None = Field(
+        None,
+        description="Actors, N, or MIN:MAX as machines come and go; default: one per GPU, else per"
+        " core as far as memory goes.",
     )
     device: str | None = Field(
         None,
@@ -109,6 +111,11 @@ class RunConfig(BaseModel):
     )
     address: str | None = Field(
         None, description="Of a Ray cluster, such as auto; default: a local one is started."
+    )
+    wait_for_workers: float = Field(
+        1800.0,
+        ge=0,
+        description="Time without any node for an actor after which a run on a cluster ends, s.",
     )
     retry: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = Field(
         (),
@@ -160,6 +167,27 @@ class RunConfig(BaseModel):
         if value is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
             raise ValueError("expected cpu, cuda or cuda:N")
         return value
+
+    @field_validator("actors", mode="before")
+    @classmethod
+    def _is_number_or_bounds(cls, value: Any) -> int | str | None:
+        if value is None:
+            return None
+        bounds = re.fullmatch(r"(\d+)(?::(\d+))?", str(value))
+        if bounds is None:
+            raise ValueError("expected N or MIN:MAX, such as 4 or 1:8")
+        least, most = int(bounds[1]), int(bounds[2] or bounds[1])
+        if not 1 <= least <= most:
+            raise ValueError("expected at least 1, and MIN:MAX in this order")
+        return least if least == most else f"{least}:{most}"
+
+    @property
+    def actor_bounds(self) -> tuple[int, int] | None:
+        """How many actors there are to be, at least and at most; None leaves it to the machines."""
+        if self.actors is None:
+            return None
+        least, _, most = str(self.actors).partition(":")
+        return int(least), int(most or least)
 
     @field_validator("output_size", mode="before")
     @classmethod

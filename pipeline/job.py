@@ -1,21 +1,19 @@
 """The Ray Data job: pending tasks in, small rows out; the actors commit what they make.
 
-The only file that imports ray.
+Beside `pipeline.cluster` the only file that imports ray.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 # Read when ray is imported: what still pulls blocks after a shutdown must not start another Ray.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
@@ -23,31 +21,24 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 import ray
 import ray.data
 import ray.exceptions
-from ray.util.metrics import Counter, Histogram
 
-from pipeline.actor import SynthesisActor
 from pipeline.attempts import load_attempts, running_here
-from pipeline.capacity import count_cpu_actors, estimate_actor_bytes
+from pipeline.cluster.connection import configure_data, start_ray
+from pipeline.cluster.metered_actor import MeteredActor
+from pipeline.cluster.nodes import list_nodes
+from pipeline.cluster.workers import WorkerWatch
 from pipeline.config import RunConfig
 from pipeline.isolation import prepare_block
+from pipeline.placement import ActorPlan, choose_rows_per_block, describe_plan, plan_actors
 from pipeline.prepare import ExemplarSource
 from pipeline.rundir import RunDirectory
 from pipeline.runlog import RunLog
 from pipeline.session import POLL_SECONDS as SESSION_POLL_SECONDS
-from pipeline.spinning import bound_spinning
+from pipeline.storage import arrow_place
 from pipeline.tail import CommittedTasks
-from texsynth.config import ConfigError
-from texsynth.memory import CPU_LANES, MOST_LANES
 
 PREPARE_CPUS = 0.25
 """Of a preparing task: it shares a core with the actor that it feeds."""
-SPARE_CPUS = 1.0
-"""Left to Ray Data's own tasks when actors run on CPUs: without a whole one nothing ever starts."""
-LANE_FULLS_PER_BLOCK = 8
-"""Tasks of a block at most, in lanes: lanes are refilled within a block, so its tail runs on fewer.
-A lost actor loses no more than what it has in flight, however long its block is."""
-BLOCK_BYTES = 2**26
-"""Pixels of a block at most, unless one lane-full has more; Ray Data splits what is twice that."""
 PREPARED_ROWS = 32
 """Tasks prepared at once: what the watchdog waits for, and what an image that kills its process
 sends into processes of their own."""
@@ -58,7 +49,8 @@ STOP_GRACE_SECONDS = 120.0
 CHAINED = "The above exception was the direct cause of the following exception:"
 """Between the exceptions of a traceback, the innermost first."""
 NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*: ")
-SECONDS_BOUNDARIES = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
+
+logger = logging.getLogger(__name__)
 
 
 class JobError(OSError):
@@ -74,12 +66,14 @@ class Job:
         session: Id of the session.
         stopping: Whether the session was asked to stop.
         take_signals: Called when Ray has started and put signal handlers of its own.
+        say: Takes a line for people; by default the log of this module.
     """
 
     pending: int
     session: str
     stopping: Callable[[], bool]
     take_signals: Callable[[], None]
+    say: Callable[[str], None] = logger.warning
 
 
 def run_ray_job(run: RunDirectory, config: RunConfig, root: str, job: Job) -> None:
@@ -94,14 +88,16 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, job: Job) -> No
     Raises:
         JobError: if an actor cannot be built, or Ray gives up otherwise.
         ConnectionError: if the cluster cannot be reached.
+        ConfigError: if its machines are not what the configuration asks for.
+        WorkersError: if a cluster has no node for an actor for too long.
     """
     begun_here = not ray.is_initialized()
     try:
         if begun_here:
-            _start_ray(config.address)
+            start_ray(config.address)
         job.take_signals()
-        _configure_data()
-        _consume(_make_dataset(run, config, root, job.pending), run, job)
+        configure_data()
+        _do(run, config, root, job)
     except SystemExit:
         # What Ray makes of SIGTERM while it starts; nothing has begun.
         job.take_signals()
@@ -116,16 +112,31 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, job: Job) -> No
             ray.shutdown()
 
 
+def _do(run: RunDirectory, config: RunConfig, root: str, job: Job) -> None:
+    """Plan the actors by the nodes that are there, and pull the tasks through them."""
+    if config.address is None:
+        plan = plan_actors(config, list_nodes(), job.pending)
+        _consume(_make_dataset(run, config, root, plan, job.pending), run, job)
+        return
+    watch = WorkerWatch(config, job.say, RunLog(run))
+    nodes = watch.await_workers(job.stopping)
+    if job.stopping():
+        return
+    plan = plan_actors(config, nodes, job.pending)
+    job.say(describe_plan(plan, nodes))
+    with watch.watching(plan):
+        _consume(_make_dataset(run, config, root, plan, job.pending), run, job, watch)
+
+
 def _make_dataset(
-    run: RunDirectory, config: RunConfig, root: str, pending: int
+    run: RunDirectory, config: RunConfig, root: str, plan: ActorPlan, pending: int
 ) -> ray.data.Dataset:
     """Pending tasks, prepared on CPUs, through the actors; its rows are those of SUMMARY."""
-    actors, resources = _plan_actors(config)
-    actors = min(actors, pending)
-    on_gpu = "num_gpus" in resources
-    rows_per_block = _rows_per_block(config, pending, actors, gpu=on_gpu)
+    rows_per_block = choose_rows_per_block(config, pending, plan.most, on_gpu=plan.on_gpu)
     run = RunDirectory(run.path.resolve())
-    tasks = ray.data.read_parquet(str(run.pending), num_cpus=PREPARE_CPUS).repartition(
+    place, filesystem = arrow_place(run.pending)
+    # Streaming: with a number of blocks it would be a barrier.
+    tasks = ray.data.read_parquet(place, filesystem=filesystem, num_cpus=PREPARE_CPUS).repartition(
         target_num_rows_per_block=rows_per_block, strict=True
     )
     prepared = tasks.map_batches(
@@ -139,18 +150,22 @@ def _make_dataset(
         fn_constructor_kwargs={
             "run_path": str(run.path),
             # Ray shows an actor its own GPU only, whatever its number on the machine.
-            "device": "cuda" if on_gpu else "cpu",
-            "threads": None if on_gpu else _threads_per_actor(actors),
+            "device": "cuda" if plan.on_gpu else "cpu",
+            "threads": plan.threads,
             "watched": True,
         },
-        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=plan.least, max_size=plan.most, max_tasks_in_flight_per_actor=1
+        ),
         batch_format="pyarrow",
         batch_size=rows_per_block,
-        **resources,
+        **plan.resources,
     )
 
 
-def _consume(dataset: ray.data.Dataset, run: RunDirectory, job: Job) -> None:
+def _consume(
+    dataset: ray.data.Dataset, run: RunDirectory, job: Job, watch: WorkerWatch | None = None
+) -> None:
     """Pull all blocks through the actors, or leave them once the actors have come to rest.
 
     The pulling is a thread's: so the main one is free for signals, and no signal breaks into Ray.
@@ -173,6 +188,8 @@ def _consume(dataset: ray.data.Dataset, run: RunDirectory, job: Job) -> None:
     thread.start()
     while thread.is_alive() and not job.stopping():
         thread.join(POLL_SECONDS)
+        if watch is not None and watch.error is not None:
+            raise watch.error
     if thread.is_alive():
         _await_rest(run, job, thread)
         return
@@ -198,41 +215,6 @@ def _await_rest(run: RunDirectory, job: Job, thread: threading.Thread) -> None:
         thread.join(POLL_SECONDS)
 
 
-class MeteredActor(SynthesisActor):
-    """An actor that counts its rows for Ray's Prometheus endpoint."""
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        tags = ("status",)
-        self._tasks = Counter("texsynth_tasks", "Tasks that ended.", tag_keys=tags)
-        self._evaluations = Counter(
-            "texsynth_evaluations", "Evaluations at full size spent on tasks that ended."
-        )
-        self._seconds = Histogram(
-            "texsynth_task_seconds",
-            "Time of a task on a lane, s.",
-            boundaries=SECONDS_BOUNDARIES,
-            tag_keys=tags,
-        )
-        self._in_synthesis = Counter(
-            "texsynth_synthesis_seconds", "Time inside syntheses, s; else the device is idle."
-        )
-
-    def row_ended(self, row: dict[str, Any]) -> None:
-        """Count a row by its status."""
-        tags = {"status": row["status"]}
-        self._tasks.inc(1, tags)
-        if row.get("seconds") is not None:
-            self._seconds.observe(row["seconds"], tags)
-        if row.get("evaluations"):
-            self._evaluations.inc(row["evaluations"])
-
-    def block_ended(self, block: Mapping[str, Any]) -> None:
-        """Count the time in syntheses; the driver, which gets the summary, writes the log."""
-        if block["synthesis_seconds"]:
-            self._in_synthesis.inc(block["synthesis_seconds"])
-
-
 def _innermost(error: BaseException) -> str:
     """What a worker raised, in one line: Ray has it as text, beside exceptions of its own."""
     parts = str(error).split(CHAINED)
@@ -240,86 +222,3 @@ def _innermost(error: BaseException) -> str:
     lines = [line.strip() for line in (ours or parts)[-1].splitlines() if line.strip()]
     line = lines[-1] if lines else repr(error)
     return line if NAMED_ERROR.match(line) else f"{type(error).__name__}: {line}"
-
-
-def _start_ray(address: str | None) -> None:
-    """Connect to a cluster, or start a local one that prints nothing of its own."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        bound_spinning()
-    ray.init(
-        address=address or "local",
-        log_to_driver=address is not None,
-        logging_level=logging.ERROR,
-        **({} if address else {"include_dashboard": False}),
-    )
-
-
-def _configure_data() -> None:
-    context = ray.data.DataContext.get_current()
-    # A healthy block of long syntheses is silent for longer than Ray's half hour.
-    context.execution_no_progress_timeout_s = -1
-    context.enable_progress_bars = False
-    context.enable_operator_progress_bars = False
-    # What goes wrong comes as an exception, which says it once.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-
-
-def _plan_actors(config: RunConfig) -> tuple[int, dict[str, Any]]:
-    """Number of actors and what each asks of Ray: a GPU, or a share of the CPUs.
-
-    Raises:
-        ConfigError: if more GPUs are asked for than a local Ray has; a cluster may yet grow. Or if
-            a cluster has nothing yet that says which device is meant.
-    """
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if config.device != "cpu" and (gpus or config.device is not None):
-        actors = config.actors or max(gpus, 1)
-        if config.address is None and actors > gpus:
-            raise ConfigError(f"actors is {actors}, expected at most {gpus}, one for each GPU here")
-        return actors, {"num_gpus": 1}
-    nodes = _cpu_nodes()
-    if config.device is None and not nodes:
-        raise ConfigError("device is None and no node has CPUs or GPUs yet, expected cpu or cuda")
-    if config.actors is None:
-        # Each has its memory reserved, so that none is put where only cores are left.
-        shares = [max(cpus - SPARE_CPUS, cpus / 4) / max(1, int(cpus)) for cpus, _ in nodes]
-        share = math.floor(1e4 * min(shares)) / 1e4
-        memory = min(estimate_actor_bytes(config), int(max(memory for _, memory in nodes)))
-        return count_cpu_actors(config, nodes), {"num_cpus": share, "memory": memory}
-    actors, cpus = config.actors, _least_cpus()
-    share = (cpus - SPARE_CPUS if cpus > SPARE_CPUS else cpus / 4) / _actors_on_a_node(actors)
-    # Ray takes fractions below 1 to four digits, and whole numbers above.
-    return actors, {"num_cpus": math.floor(share) if share >= 1 else math.floor(1e4 * share) / 1e4}
-
-
-def _threads_per_actor(actors: int) -> int:
-    return max(1, int(_least_cpus()) // _actors_on_a_node(actors))
-
-
-def _actors_on_a_node(actors: int) -> int:
-    return math.ceil(actors / max(1, len(_cpu_nodes())))
-
-
-def _cpu_nodes() -> list[tuple[float, float]]:
-    """CPUs of every node that has any, and its memory as Ray counts it, bytes."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(node["CPU"], node.get("memory", 0.0)) for node in nodes if node.get("CPU")]
-
-
-def _least_cpus() -> float:
-    """CPUs of the smallest node that has any."""
-    return min((cpus for cpus, _ in _cpu_nodes()), default=1.0)
-
-
-def _rows_per_block(config: RunConfig, pending: int, actors: int, *, gpu: bool) -> int:
-    """Some lane-fulls, such that every actor gets as many blocks as the others, all of one size."""
-    lanes = config.lanes
-    if lanes == "auto":
-        # What an actor will choose is not known yet: with fewer lanes its blocks only last longer.
-        lanes = MOST_LANES if gpu else CPU_LANES
-    most = max(lanes, min(LANE_FULLS_PER_BLOCK * lanes, BLOCK_BYTES // (3 * config.size**2)))
-    tasks_per_actor = math.ceil(pending / actors)
-    blocks_per_actor = math.ceil(tasks_per_actor / most)
-    return math.ceil(tasks_per_actor / blocks_per_actor)

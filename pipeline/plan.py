@@ -43,7 +43,9 @@ class RunPlan:
         evaluations_per_task, evaluations_total: in evaluations at full size.
         levels: from coarse to fine.
         device, device_name: where it was measured.
-        actors: workers of the run; `devices` is what they keep busy: GPUs, or one CPU machine.
+        actors: workers of the run, at most; `devices` is what they keep busy: GPUs, or one CPU
+            machine.
+        actors_at_least: of an elastic pool, which may have fewer; else as `actors`.
         lanes: of an actor; `lanes_measured` were busy in the calibration.
         lanes_that_fit: in SHARE_OF_FREE_MEMORY of the memory; 0 if not even one does, None if the
             memory is not known.
@@ -72,6 +74,7 @@ class RunPlan:
     device: str
     device_name: str
     actors: int
+    actors_at_least: int
     devices: int
     lanes: int
     lanes_measured: int
@@ -156,6 +159,7 @@ def _estimate(
     counted_on = network.device if elsewhere is None else torch.device("cuda")
     actors, devices = _count_actors(config, counted_on)
     actors = min(max(1, actors), max(1, left))
+    least, _ = config.actor_bounds or (actors, actors)
     devices = max(1, min(devices, actors))
     memory = estimate_memory(config, network, devices / actors, elsewhere)
     busy = max(1, math.ceil(left / actors))
@@ -178,6 +182,7 @@ def _estimate(
         evaluations_per_task=synthesis.evaluations,
         evaluations_total=left * synthesis.evaluations,
         actors=actors,
+        actors_at_least=min(least, actors),
         devices=devices,
         output_bytes_per_task=3 * math.prod(size),
         output_bytes_total=left * 3 * math.prod(size),
@@ -190,12 +195,13 @@ def _estimate(
 
 
 def _count_actors(config: RunConfig, device: torch.device) -> tuple[int, int]:
-    """Actors, and the devices that they keep busy: actors on CPUs share the cores of a machine."""
+    """Actors at most, and the devices that they keep busy: those on CPUs share one machine."""
     on_gpu = device.type == "cuda"
     if config.executor == "inline":
         return 1, 1
+    _, most = config.actor_bounds or (0, 0)
     if on_gpu:
-        actors = config.actors or torch.cuda.device_count()
+        actors = most or torch.cuda.device_count()
         return actors, actors
     node = (os.cpu_count() or 1, SHARE_OF_FREE_MEMORY * memory_bytes(device))
-    return config.actors or count_cpu_actors(config, [node]), 1
+    return most or count_cpu_actors(config, [node]), 1

@@ -7,7 +7,10 @@ Every line begins with `time` (ISO 8601, UTC) and `event`; the others depend on 
 * `session_begun`: session, host, pid, pending, weights, versions
 * `task`, once its row is committed: the columns TASK_COLUMNS; of `error` the first line
 * `block`, once the rows of a block are committed: actor, tasks, begun_at, seconds, of which
-  synthesis_seconds inside a synthesis
+  synthesis_seconds inside a synthesis; lanes, and the lane_seconds in which these had a task
+* `actor_left`, when its node or process was about to go: actor, reason, and tasks, the ids of
+  those of its block that it leaves to others
+* `waiting_for_workers` and `workers_came`, of a cluster without a node for an actor: text
 * `problem`, a file that cannot be read: path, reason
 * `session_stopped` by a signal: session, signal; `session_failed`, with an error, and
   `session_ended`: session

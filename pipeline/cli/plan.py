@@ -169,6 +169,8 @@ def _describe_time(plan: RunPlan) -> Iterator[str]:
         f"{plan.textures_per_device_hour:.3g} textures per device hour"
     )
     actors = _count(plan.actors, "actor")
+    if plan.actors_at_least < plan.actors:
+        actors = f"{plan.actors_at_least} to {actors} (reckoned with {plan.actors})"
     own = "a GPU" if plan.device.startswith("cuda") else "a device"
     where = f"{actors} on this machine's cores" if plan.device == "cpu" else f"{actors}, {own} each"
     yield (

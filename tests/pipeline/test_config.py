@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import CycloptsError
 
+from pipeline.cli import app
 from pipeline.config import RunConfig, config_yaml, load_config
 from pipeline.resume import compute_fingerprint
 from texsynth import ConfigError, SynthesisConfig
@@ -129,3 +131,37 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_retry_is_split_at_commas() -> None:
     assert RunConfig(retry="failed,timeout").retry == ("failed", "timeout")  # type: ignore[arg-type]
     assert RunConfig(retry=("failed", "quarantined")).retry == ("failed", "quarantined")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "bounds"),
+    [
+        (None, None, None),
+        (4, 4, (4, 4)),
+        ("4", 4, (4, 4)),
+        ("3:3", 3, (3, 3)),
+        ("1:8", "1:8", (1, 8)),
+    ],
+)
+def test_actors_are_a_number_or_bounds_that_change_no_texture(
+    given: Any, kept: Any, bounds: Any
+) -> None:
+    config = RunConfig(actors=given)
+    assert (config.actors, config.actor_bounds) == (kept, bounds)
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+    assert config.identity("w", "0") == RunConfig(wait_for_workers=1).identity("w", "0")
+
+
+@pytest.mark.parametrize("given", [0, -1, "0:2", "3:1", "1:", ":2", "1-2", "all", True, 1.5])
+def test_other_numbers_of_actors_are_refused(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^actors is .*expected "):
+        load_config(RunConfig(), assignments=[f"actors={given!r}"])
+
+
+def test_actors_on_the_command_line() -> None:
+    for text, bounds in (("2:6", (2, 6)), ("3", (3, 3))):
+        words = ["run", "photos.csv", "--out", "out", "--actors", text]
+        _, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+        assert bound.arguments["options"].actor_bounds == bounds
+    with pytest.raises(CycloptsError):
+        app.parse_args([*words[:-1], "6:2"], print_error=False, exit_on_error=False)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.cluster import connection
+
+
+@pytest.mark.parametrize(("address", "bounded"), [(None, True), ("auto", False)])
+def test_threads_of_a_local_ray_are_kept_from_spinning(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, bounded: bool
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(connection.os, "environ", {})
+    monkeypatch.setattr(connection.ray, "init", lambda **options: None)
+    monkeypatch.setattr(connection, "bound_spinning", lambda: calls.append(None))
+    connection.start_ray(address)
+    assert bool(calls) == bounded
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray, about its own settings
+def test_a_pool_grows_when_every_actor_has_its_one_task() -> None:
+    connection.configure_data()
+    context = connection.ray.data.DataContext.get_current()
+    # One task in flight of one at a time is a utilisation of 1: Ray's own 1.75 is out of reach.
+    assert context.autoscaling_config.actor_pool_util_upscaling_threshold <= 1.0
+    assert context.execution_no_progress_timeout_s == -1
