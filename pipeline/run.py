@@ -235,7 +235,7 @@ def _execute(
         )
         with StopSignals(ask) as signals, progress:
             if config.executor == "ray":
-                _execute_on_ray(run, config, record.root, pending, (session, signals))
+                _execute_on_ray(run, config, record.root, pending, (terminal, signals))
             else:
                 _execute_inline(run, config, record.root, signals)
         received = signals.received
@@ -254,16 +254,17 @@ def _execute_on_ray(
     config: RunConfig,
     root: str,
     pending: int,
-    driver: tuple[Session, StopSignals],
+    driver: tuple[_Terminal, StopSignals],
 ) -> None:
     from pipeline.job import Job, run_ray_job
 
-    session, signals = driver
+    terminal, signals = driver
     job = Job(
         pending=pending,
-        session=session.id,
+        session=terminal.session.id,
         stopping=lambda: signals.received is not None,
         take_signals=signals.install,
+        say=terminal.say,
     )
     run_ray_job(run, config, root, job)
 
