@@ -8,7 +8,7 @@ from cyclopts import Parameter, validators
 from pydantic import ValidationError
 
 from pipeline.config import RunConfig, describe_validation
-from texsynth import SynthesisConfig, TextureSynthesizer, load_network
+from texsynth import TextureSynthesizer, load_network
 from texsynth.config import ConfigError, PresetName
 from texsynth.features import Normalisation
 
@@ -21,6 +21,7 @@ def synthesize(
     normalisation: Normalisation | None = None,
     size: Annotated[int, Parameter(validator=validators.Number(gte=16))] = 256,
     output_size: str | None = None,
+    tileable: bool | None = None,
     evaluations: float | None = None,
     device: str | None = None,
     seed: int = 0,
@@ -35,6 +36,7 @@ def synthesize(
         normalisation: Of the network's input; by default what belongs to the weights.
         size: Side of exemplar and texture, px.
         output_size: Of the texture, HEIGHTxWIDTH or one side, px; default: --size.
+        tileable: Textures that show no seam side by side; default: the preset's, no.
         evaluations: Budget in evaluations at full size; default: the preset's.
         device: cpu or cuda; default: cuda where there is one.
         seed: Of the start image.
@@ -47,13 +49,17 @@ def synthesize(
     repeated = {path.stem for path in images if [p.stem for p in images].count(path.stem) > 1}
     if repeated:
         raise ConfigError(f"images share the names {sorted(repeated)}: their results would collide")
-    config = SynthesisConfig.preset(preset)
-    if evaluations is not None:
-        config = config.with_values({"evaluations": evaluations})
     try:
-        texture_size = RunConfig(size=size, output_size=output_size).texture_size
+        settings = RunConfig(
+            preset=preset,
+            size=size,
+            output_size=output_size,
+            evaluations=evaluations,
+            tileable=tileable,
+        )
     except ValidationError as error:
         raise ConfigError(describe_validation(error)) from error
+    config, texture_size = settings.resolve_synthesis(), settings.texture_size
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"device is {device!r}, this machine has no CUDA device; expected cpu")

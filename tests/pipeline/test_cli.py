@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.query import load_images, load_metrics
 from pipeline.replay import load_row
 from pipeline.resume import load_run_record
 from pipeline.rundir import RunDirectory
@@ -303,6 +305,31 @@ def test_single_images_give_two_pictures_each(
     code, _, err = call("synthesize", *images, "--out", images[0], *options)
     assert code == 2
     assert "a.png" in err
+
+
+def test_a_single_image_gives_the_seamless_texture_that_a_run_makes(
+    call: Call, make_manifest: Callable[..., Path], weights_file: Path, tmp_path: Path
+) -> None:
+    manifest = make_manifest(["a"])
+    options = f"--size 40 --evaluations 12 --device cpu --weights {weights_file}".split()
+    size, tileable = ["--output-size", "48x56"], ["--tileable"]
+    run = tmp_path / "run"
+    settings = [*options, *size, *tileable, "--executor", "inline", "--lanes", "1"]
+    assert call("run", manifest, "--out", run, *settings)[0] == 0
+    seed = str(load_metrics(run)["seed"][0])
+    pixels = {}
+    for name, more in (("same", tileable), ("seamed", ["--no-tileable"])):
+        words = ["synthesize", tmp_path / "images/a.png", "--out", tmp_path / name]
+        assert call(*words, *options, *size, *more, "--seed", seed)[0] == 0
+        with Image.open(tmp_path / name / "synth_a.png") as texture:
+            assert texture.size == (56, 48)
+            pixels[name] = np.asarray(texture, int)
+    (stored,) = load_images(run, ["a-c0-v0"]).values()
+    off = {name: np.abs(np.asarray(stored, int) - image).mean() for name, image in pixels.items()}
+    assert 20 * off["same"] < off["seamed"], off
+    code, _, err = call(*words[:2], "--out", tmp_path / "none", *options, "--output-size", "9")
+    assert (code, "expected sides of at least 16 px" in err) == (2, True)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
