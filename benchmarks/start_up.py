@@ -145,7 +145,7 @@ def _start(manifest: Path, out: Path) -> StartUp:
         found.update(left=pending, peak_bytes=peak_bytes())
         raise _StartedError
 
-    pipeline.run._execute = stop  # type: ignore[assignment]
+    pipeline.run._execute = stop
     begun, cpu_begun = time.monotonic(), time.process_time()
     try:
         pipeline.run.run_manifest(manifest, out, config, Console(file=io.StringIO()))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from pipeline.committed import FileProblem, UnreadableFileError, open_parquet
 from pipeline.rundir import (
     DAMAGED_SUFFIX,
-    PREPARING_SUFFIX,
+    MARK_SUFFIXES,
     REPLACED_PREFIX,
     TEMPORARY_PREFIX,
     RunDirectory,
@@ -72,7 +72,7 @@ def _problems_of_folder(run: RunDirectory, folder: AnyPath) -> Iterator[FileProb
             yield FileProblem(path, UNFINISHED)
         elif not run.is_own(path):
             yield FileProblem(path, FOREIGN)
-        elif path.suffix != PREPARING_SUFFIX:
+        elif path.suffix not in MARK_SUFFIXES:
             yield from _problems_of_file(path, deep=folder == run.checkpoints)
 
 

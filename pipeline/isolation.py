@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from pipeline.config import RunConfig
 from pipeline.prepare import PREPARED, ExemplarSource, prepare_tasks, with_prepared
-from pipeline.rundir import PREPARING_SUFFIX, RunDirectory
+from pipeline.rundir import MARK_SUFFIXES, PREPARING_SUFFIX, RunDirectory
 from pipeline.shards import compute_rows_digest
 from pipeline.watchdog import Watchdog
 
@@ -64,8 +64,9 @@ def prepare_block(
 
 def remove_marks(run: RunDirectory) -> None:
     """Remove the marks of blocks that will not come again."""
-    for path in run.attempts.glob(f"*{PREPARING_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    for suffix in MARK_SUFFIXES:
+        for path in run.attempts.glob(f"*{suffix}"):
+            path.unlink(missing_ok=True)
 
 
 def _prepare_marked(

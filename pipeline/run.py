@@ -40,6 +40,7 @@ from pipeline.session import Session, hold_run, request_stop
 from pipeline.signals import StopSignals
 from pipeline.snapshot import read_each_file_once
 from pipeline.table_stream import TableStream
+from pipeline.tail import forget_begun_blocks
 from pipeline.terminal import first_line, visible
 
 INLINE_BLOCK_ROWS = 64
@@ -200,6 +201,7 @@ def _list_pending(
     committed, unreadable = read_each_file_once(run, KEYS)
     _say_problems(run, unreadable, terminal)
     _keep_attempts(run, committed, forgiven=terminal.session.forgiven)
+    forget_begun_blocks(run)
     again = config.retry_flagged
     pending = find_pending(task_ids, committed, config.retry, retry_flagged=again)
     if len(pending):

@@ -29,6 +29,10 @@ REPLACED_PREFIX = "_replaced-"
 DAMAGED_SUFFIX = ".damaged"
 PREPARING_SUFFIX = ".preparing"
 """Of the mark that a block leaves in `attempts/` while its exemplars are prepared."""
+BEGUN_SUFFIX = ".begun"
+"""Of the mark that an actor leaves there for a block that it begins."""
+MARK_SUFFIXES = (PREPARING_SUFFIX, BEGUN_SUFFIX)
+"""Of empty files."""
 
 
 class NotARunError(ValueError):
@@ -140,7 +144,7 @@ class RunDirectory:
         return logs | {
             self.shards: (".parquet",),
             self.textures: (".parquet",),
-            self.attempts: (".json", PREPARING_SUFFIX),
+            self.attempts: (".json", *MARK_SUFFIXES),
             self.checkpoints: (".safetensors",),
         }
 

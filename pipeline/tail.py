@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.committed import FileProblem, UnreadableFileError, open_parquet
-from pipeline.rundir import RunDirectory
+from pipeline.rundir import BEGUN_SUFFIX, RunDirectory
 from pipeline.schema import SCHEMA_VERSION, VERSION_KEY, SchemaError, row_schema
+from pipeline.shards import compute_rows_digest
 from pipeline.storage import AnyPath, sorted_glob
 
 
@@ -67,19 +68,32 @@ class CommittedTasks:
     """
 
     def __init__(self, run: RunDirectory) -> None:
+        self._run = run
         self._tail = ShardTail(run, ["task_id", "attempts"])
         self._attempts: dict[str, int] = {}
 
-    def without(self, tasks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The tasks that have no row yet beside those that their `attempts` count.
+    def without(self, block: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The tasks of a block that have no row yet beside those that their `attempts` count.
+
+        A block, known by its first task, leaves a mark when it is first asked for. Only where there
+        is one, as after a death, are the shards looked at: else every actor would read those of all
+        others. Were a session's blocks ever cut anew, some tasks would be done twice; none is lost.
 
         Args:
-            tasks: `task_id`, and as `attempts` how often work on it had been begun before.
+            block: `task_id`, and as `attempts` how often work on it had been begun before.
+
+        Raises:
+            OSError: The mark cannot be left.
         """
-        self._read()
+        first = compute_rows_digest((task["task_id"], task["attempts"]) for task in block[:1])
+        mark = self._run.attempts / f"{first}{BEGUN_SUFFIX}"
+        if mark.exists():
+            self._read()
+        else:
+            mark.touch()
         return [
             dict(task)
-            for task in tasks
+            for task in block
             if self._attempts.get(task["task_id"], 0) <= task["attempts"]
         ]
 
@@ -92,6 +106,12 @@ class CommittedTasks:
         for row in self._tail.new_rows().to_pylist():
             known = self._attempts.get(row["task_id"], 0)
             self._attempts[row["task_id"]] = max(known, row["attempts"])
+
+
+def forget_begun_blocks(run: RunDirectory) -> None:
+    """Remove the marks of an earlier session, whose rows are known to who plans the next."""
+    for path in run.attempts.glob(f"*{BEGUN_SUFFIX}"):
+        path.unlink(missing_ok=True)
 
 
 def read_row_columns(path: AnyPath, columns: Sequence[str]) -> pa.Table:

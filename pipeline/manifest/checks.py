@@ -146,6 +146,7 @@ def count_distinct_texts(texts: pa.ChunkedArray) -> int:
     import duckdb
 
     with duckdb.connect() as connection:
+        connection.execute("SET enable_progress_bar = false")
         connection.register("texts", pa.table({"text": texts}))
         rows = connection.execute("SELECT count(DISTINCT text) FROM texts").fetchall()
     return int(rows[0][0])
