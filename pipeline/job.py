@@ -132,7 +132,7 @@ def _make_dataset(
     run: RunDirectory, config: RunConfig, root: str, plan: ActorPlan, pending: int
 ) -> ray.data.Dataset:
     """Pending tasks, prepared on CPUs, through the actors; its rows are those of SUMMARY."""
-    rows_per_block = choose_rows_per_block(config, pending, plan.most, on_gpu=plan.on_gpu)
+    rows_per_block = choose_rows_per_block(config, pending, plan)
     run = RunDirectory(run.path.resolve())
     place, filesystem = arrow_place(run.pending)
     # Streaming: with a number of blocks it would be a barrier.

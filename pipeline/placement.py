@@ -18,6 +18,8 @@ LEAST_CLUSTER_CPUS = 2.0
 LANE_FULLS_PER_BLOCK = 8
 """Tasks of a block at most, in lanes: lanes are refilled within a block, so its tail runs on fewer.
 A lost actor loses no more than what it has in flight, however long its block is."""
+LANE_FULLS_PER_SHORT_BLOCK = 2
+"""The same where actors are not alike: the others wait for the last block of the slowest."""
 BLOCK_BYTES = 2**26
 """Pixels of a block at most, unless one lane-full has more; Ray Data splits what is twice that."""
 
@@ -28,11 +30,13 @@ class Node:
 
     Attributes:
         cpus, gpus: As Ray counts them; 0 for a head that runs no work.
+        gpu_kind: As Ray names it; None where it names none.
         memory_bytes: That actors may take.
     """
 
     cpus: float = 0.0
     gpus: float = 0.0
+    gpu_kind: str | None = None
     memory_bytes: float = 0.0
 
 
@@ -44,12 +48,14 @@ class ActorPlan:
         least, most: How many there are to be; apart where the pool is elastic.
         resources: What each asks of Ray: a GPU, or a share of the CPUs, and maybe memory.
         threads: Of torch in each; None leaves them as they are.
+        alike: Whether all work equally fast, and from the beginning.
     """
 
     least: int
     most: int
     resources: dict[str, float]
     threads: int | None = None
+    alike: bool = True
 
     @property
     def on_gpu(self) -> bool:
@@ -89,8 +95,13 @@ def plan_actors(config: RunConfig, nodes: Sequence[Node], pending: int) -> Actor
             raise ConfigError(
                 f"actors is {config.actors}, expected at most {gpus}, one for each GPU here"
             )
-        bounds = min(least, pending), min(most, pending)
-        return ActorPlan(least=bounds[0], most=bounds[1], resources={"num_gpus": 1})
+        kinds = {node.gpu_kind for node in nodes if node.gpus}
+        return ActorPlan(
+            least=min(least, pending),
+            most=min(most, pending),
+            resources={"num_gpus": 1},
+            alike=len(kinds) <= 1 and least == most,
+        )
     if config.address is not None and config.device is None:
         raise ConfigError(
             "device is None and no node of the cluster has a GPU, expected cpu, to synthesise on"
@@ -120,21 +131,21 @@ def describe_nodes(nodes: Sequence[Node]) -> str:
     return f"{len(nodes)} {noun} with {cpus:g} CPUs and {gpus:g} GPUs"
 
 
-def choose_rows_per_block(config: RunConfig, pending: int, actors: int, *, on_gpu: bool) -> int:
+def choose_rows_per_block(config: RunConfig, pending: int, plan: ActorPlan) -> int:
     """Some lane-fulls, such that every actor gets as many blocks as the others, all of one size.
 
     Args:
-        config: lanes and size.
+        config: lanes and size. What an actor on a GPU will choose by itself is not known yet: the
+            most that any chooses is taken; with fewer lanes its blocks only last longer.
         pending: tasks.
-        actors: at most.
-        on_gpu: whether each has a GPU; what it will choose is then not known yet, and the most that
-            any chooses is taken: with fewer lanes its blocks only last longer.
+        plan: of the actors. Where they are not alike blocks are short, for the sake of the end.
     """
     lanes = config.lanes
     if lanes == "auto":
-        lanes = MOST_LANES if on_gpu else CPU_LANES
-    most = max(lanes, min(LANE_FULLS_PER_BLOCK * lanes, BLOCK_BYTES // (3 * config.size**2)))
-    tasks_per_actor = math.ceil(pending / actors)
+        lanes = MOST_LANES if plan.on_gpu else CPU_LANES
+    lane_fulls = LANE_FULLS_PER_BLOCK if plan.alike else LANE_FULLS_PER_SHORT_BLOCK
+    most = max(lanes, min(lane_fulls * lanes, BLOCK_BYTES // (3 * config.size**2)))
+    tasks_per_actor = math.ceil(pending / plan.most)
     blocks_per_actor = math.ceil(tasks_per_actor / most)
     return math.ceil(tasks_per_actor / blocks_per_actor)
 
@@ -143,38 +154,31 @@ def _plan_cpu_actors(config: RunConfig, workers: Sequence[Node], pending: int) -
     count = count_cpu_actors(config, [(node.cpus, node.memory_bytes) for node in workers])
     least, most = config.actor_bounds or (count, count)
     elastic = least < most
+    on_a_node = math.ceil(most / len(workers))
     if config.actors is None or elastic:
-        resources = _core_and_memory(config, workers, every_core=elastic)
+        share = min(_spared_cpus(node) / max(1, int(node.cpus)) for node in workers)
+        # Each has its memory reserved, so that none is put where only cores are left.
+        memory = min(estimate_actor_bytes(config), int(max(n.memory_bytes for n in workers)))
+        places = [max(1, int(node.cpus)) for node in workers]
     else:
-        on_a_node = math.ceil(most / len(workers))
-        resources = {"num_cpus": _as_ray_takes_it(min(map(_spared_cpus, workers)) / on_a_node)}
+        share = min(map(_spared_cpus, workers)) / on_a_node
+        memory, places = 0, [on_a_node] * len(workers)
+    if elastic or config.address is not None:
+        # A pool that grows, or is to go on with fewer nodes, takes what is spared for its feeding,
+        # and starves; what keeps it from that is memory.
+        each = [int(n.memory_bytes) // count for n, count in zip(workers, places, strict=True)]
+        memory = max(memory, min(each))
+    # Ray takes fractions below 1 to four digits, and whole numbers above.
+    share = math.floor(share) if share >= 1 else math.floor(1e4 * share) / 1e4
+    resources = {"num_cpus": share, **({"memory": memory} if memory else {})}
     least, most = min(least, pending), min(most, pending)
     cores = int(min(node.cpus for node in workers))
     threads = 1 if elastic else max(1, cores // math.ceil(most / len(workers)))
-    return ActorPlan(least=least, most=most, resources=resources, threads=threads)
-
-
-def _core_and_memory(
-    config: RunConfig, workers: Sequence[Node], *, every_core: bool
-) -> dict[str, float]:
-    """A core, less the share of what feeds it, and the memory that an actor reserves.
-
-    With memory reserved none is put where only cores are left, and, with `every_core`, a pool that
-    grows by itself puts no more onto a machine than it has cores.
-    """
-    share = min(_spared_cpus(node) / max(1, int(node.cpus)) for node in workers)
-    memory = min(estimate_actor_bytes(config), int(max(node.memory_bytes for node in workers)))
-    if every_core:
-        per_core = [int(node.memory_bytes) // max(1, int(node.cpus)) for node in workers]
-        memory = max(memory, min(per_core))
-    return {"num_cpus": _as_ray_takes_it(share), "memory": memory}
+    return ActorPlan(
+        least=least, most=most, resources=resources, threads=threads, alike=not elastic
+    )
 
 
 def _spared_cpus(node: Node) -> float:
     """What a node has for actors; a machine with a single CPU has it for what feeds them."""
     return max(0.0, node.cpus - SPARE_CPUS)
-
-
-def _as_ray_takes_it(cpus: float) -> float:
-    """Rounded down: Ray takes fractions below 1 to four digits, and whole numbers above."""
-    return math.floor(cpus) if cpus >= 1 else math.floor(1e4 * cpus) / 1e4

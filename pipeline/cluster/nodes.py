@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import ray
 from ray._private.state import state as global_state
@@ -17,6 +17,7 @@ def list_nodes() -> list[Node]:
         Node(
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
+            gpu_kind=_find_gpu_kind(node["Resources"]),
             memory_bytes=node["Resources"].get("memory", 0.0),
         )
         for node in ray.nodes()
@@ -31,3 +32,12 @@ def find_draining_nodes() -> Collection[str]:
     """
     ids: Collection[str] = global_state.get_draining_nodes().keys()
     return ids
+
+
+def _find_gpu_kind(resources: Mapping[str, float]) -> str | None:
+    """Ray gives a node with GPUs a resource that is named after their kind."""
+    for name in resources:
+        prefix, _, kind = name.partition(":")
+        if prefix == "accelerator_type":
+            return kind
+    return None

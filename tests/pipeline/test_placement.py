@@ -40,7 +40,6 @@ def nodes_of(*cpus: float, gpus: float = 0.0) -> list[Node]:
         ({"actors": 1}, [16.0], 0, (1, {"num_cpus": 15})),
         ({"actors": 2}, [2.0], 0, (2, {"num_cpus": 0.5})),
         ({"actors": 20}, [2.0], 0, (20, {"num_cpus": 0.05})),
-        ({"address": "auto", "device": "cpu", "actors": 2}, [8, 4, 0], 0, (2, {"num_cpus": 3})),
         ({}, [16.0], 2, (2, {"num_gpus": 1})),
         ({"device": "cpu"}, [16.0], 2, (16, {"num_cpus": 0.9375})),
         ({"device": "cuda", "address": "auto"}, [4.0], 0, (1, {"num_gpus": 1})),
@@ -86,11 +85,18 @@ def test_a_small_node_gets_no_more_actors_than_it_has_cores_for(actors: Any) -> 
         assert min(by_cpu, by_memory) >= node.cpus
 
 
-def test_an_elastic_pool_puts_no_more_onto_a_node_than_it_has_cores() -> None:
-    config = RunConfig(address="auto", device="cpu", size=32, actors="1:100")
-    plan = plan_actors(config, nodes_of(4.0), MANY)
-    assert (plan.least, plan.most, plan.threads) == (1, 100, 1)
-    assert 64 * GIB // plan.resources["memory"] == 4
+@pytest.mark.parametrize(
+    ("actors", "expected", "on_a_node"),
+    [(None, (12, 12, 1), 4), ("1:100", (1, 100, 1), 4), (3, (3, 3, 4), 1), (5, (5, 5, 2), 2)],
+)
+def test_on_a_cluster_no_node_gets_more_actors_than_planned_whatever_nodes_go(
+    actors: Any, expected: tuple[int, int, int], on_a_node: int
+) -> None:
+    config = RunConfig(address="auto", device="cpu", size=32, actors=actors)
+    plan = plan_actors(config, nodes_of(4.0, 4.0, 4.0, 0.0), MANY)
+    assert (plan.least, plan.most, plan.threads) == expected
+    assert 64 * GIB // plan.resources["memory"] == on_a_node
+    assert 4.0 - on_a_node * plan.resources["num_cpus"] >= SPARE_CPUS
 
 
 def test_there_are_no_more_actors_than_tasks_and_few_have_more_threads() -> None:
@@ -146,8 +152,8 @@ def test_what_the_actors_are_to_be_is_said_in_one_line() -> None:
 def test_blocks_are_some_lane_fulls_and_as_many_for_every_actor(
     lanes: Any, size: int, pending: int, actors: int, gpu: bool, expected: int
 ) -> None:
-    config = RunConfig(lanes=lanes, size=size)
-    assert choose_rows_per_block(config, pending, actors, on_gpu=gpu) == expected
+    plan = ActorPlan(least=actors, most=actors, resources={"num_gpus": 1} if gpu else {})
+    assert choose_rows_per_block(RunConfig(lanes=lanes, size=size), pending, plan) == expected
 
 
 def test_every_kind_of_gpu_gets_lanes_to_fit_it_and_blocks_suit_the_largest() -> None:
@@ -158,4 +164,17 @@ def test_every_kind_of_gpu_gets_lanes_to_fit_it_and_blocks_suit_the_largest() ->
         choose_lanes(network, synthesis, sizes, free_bytes=int(gib * GIB)) for gib in (4, 16, 80)
     ]
     assert 1 <= lanes[0] < lanes[1] < lanes[2] <= MOST_LANES
-    assert choose_rows_per_block(config, MANY, 3, on_gpu=True) >= lanes[2]
+    nodes = [Node(gpus=1.0, gpu_kind=kind) for kind in ("T4", "A10G", "H100")]
+    plan = plan_actors(config, nodes, MANY)
+    assert choose_rows_per_block(config, MANY, plan) >= lanes[2]
+
+
+def test_blocks_are_short_where_the_others_would_wait_for_the_slowest() -> None:
+    def lane_fulls(config: RunConfig, *kinds: str) -> float:
+        nodes = [Node(gpus=2.0, gpu_kind=kind) for kind in kinds]
+        return choose_rows_per_block(config, MANY, plan_actors(config, nodes, MANY)) / 8
+
+    fixed = RunConfig(lanes=8, size=128, address="auto", device="cuda", actors=4)
+    assert 7 < lane_fulls(fixed, "A10G", "A10G") <= 8
+    assert 1 < lane_fulls(fixed, "A10G", "H100") <= 2
+    assert 1 < lane_fulls(fixed.model_copy(update={"actors": "1:4"}), "A10G") <= 2

@@ -1,0 +1,294 @@
+"""Clusters of several Ray nodes on this machine, whose nodes come, go, are drained, or are missing.
+
+docs/reliability.md has a line for every fault; test_page.py compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.rundir import RunDirectory
+from pipeline.status import load_status
+
+MakeStory = Callable[..., Any]
+
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(280)]
+
+RAY = str(Path(sys.executable).with_name("ray"))
+OBJECT_STORE_BYTES = 80 * 2**20
+"""About the least that Ray takes."""
+SLOWLY = {"evaluations": 100, "device": "cpu"}
+"""A texture takes about a second, so that there is a middle of the run."""
+ROWS = {"before": 0, "middle": 2}
+"""Committed rows after which a node goes, by phase."""
+PATIENCE_SECONDS = 200.0
+
+
+class Nodes:
+    """Ray nodes of two CPUs each beside a head that runs no work."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes: list[Any] = []
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def add(self) -> None:
+        node = self.cluster.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_BYTES, wait=False)
+        self.nodes.append(node)
+
+    def take_one_at_work(self, story: Any) -> Any:
+        """A node whose actor has a task in flight; from here on it is the test's."""
+        for path in (story.out / "attempts").glob("*.json"):
+            parent = parent_of(json.loads(path.read_text())["pid"])
+            for node in self.nodes:
+                if node.all_processes["raylet"][0].process.pid == parent:
+                    self.nodes.remove(node)
+                    return node
+        raise AssertionError("no node has an actor at work")
+
+    def lose(self, story: Any) -> None:
+        """End a node at work, by SIGKILL."""
+        self.cluster.remove_node(self.take_one_at_work(story), allow_graceful=False)
+
+    def drain(self, story: Any) -> None:
+        """Announce the end of a node at work, as an autoscaler does that hears of a preemption."""
+        node = self.take_one_at_work(story)
+        words = ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        more = ["--reason-message", "spot", "--deadline-remaining-seconds", "120"]
+        command = [RAY, "drain-node", "--address", self.address, *words, *more]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    nodes = Nodes()
+    yield nodes
+    nodes.cluster.shutdown()
+
+
+class Running:
+    """A `texsynth run` in a process of its own, whose output is in files."""
+
+    def __init__(self, story: Any, address: str, *words: str) -> None:
+        self.story = story
+        self.output = story.folder / "output.txt"
+        with self.output.open("w") as file:
+            self.process = story.start(*story.command(f"--address={address}", *words), output=file)
+
+    def wait_for(self, what: str, holds: Callable[[], bool]) -> None:
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while not holds():
+            assert self.process.poll() is None, f"ended before {what}: {self.said()}"
+            assert time.monotonic() < give_up_at, f"not {what}: {self.said()}"
+            time.sleep(0.05)
+
+    def end(self) -> int:
+        try:
+            return int(self.process.wait(PATIENCE_SECONDS))
+        finally:
+            self.process.kill()
+
+    def said(self) -> str:
+        return str(self.output.read_text())
+
+    def at_work(self, rows: int) -> bool:
+        """Whether so many rows are committed and a texture is in the making."""
+        shards = list((self.story.out / "shards").glob("*.parquet"))
+        flying = [p for p in (self.story.out / "attempts").glob("*.json") if has_tasks(p)]
+        return len(shards) >= rows and bool(flying)
+
+
+def has_tasks(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text())["tasks"])
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def events(story: Any, name: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, (story.out / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == name]
+
+
+def assert_all_ok(story: Any, *, attempts: int) -> None:
+    rows = story.assert_finished().values()
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["attempts"] for row in rows} <= set(range(1, attempts + 1))
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param("before", id="node-lost-before", marks=pytest.mark.slow),
+        pytest.param("middle", id="node-lost-middle"),
+    ],
+)
+def test_nodes_come_one_is_lost_and_another_comes(
+    make_story: MakeStory, nodes: Nodes, phase: str
+) -> None:
+    """A run that begins on a head alone: it waits, says so, and works as soon as it can."""
+    story = make_story(**SLOWLY, actors=2)
+    running = Running(story, nodes.address)
+    running.wait_for("waiting", lambda: "waiting for a node with CPUs; the cl" in running.said())
+    nodes.add()
+    nodes.add()
+    running.wait_for("at work", lambda: running.at_work(ROWS[phase]))
+    nodes.add()
+    nodes.lose(story)
+    assert running.end() == 0, running.said()
+    assert_all_ok(story, attempts=2)
+    assert "actors on CPUs" in running.said()
+
+
+@pytest.mark.slow
+def test_a_lost_node_that_nobody_replaces_costs_time_only(
+    make_story: MakeStory, nodes: Nodes
+) -> None:
+    story = make_story(**SLOWLY, actors=2)
+    nodes.add()
+    nodes.add()
+    running = Running(story, nodes.address)
+    running.wait_for("at work", lambda: running.at_work(2))
+    nodes.lose(story)
+    assert running.end() == 0, running.said()
+    assert_all_ok(story, attempts=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "phase", [pytest.param(phase, id=f"node-drained-{phase}") for phase in ROWS]
+)
+def test_a_node_that_is_drained_is_left_in_order(
+    make_story: MakeStory, nodes: Nodes, phase: str
+) -> None:
+    story = make_story(**SLOWLY, actors=2)
+    for _ in range(3):
+        nodes.add()
+    running = Running(story, nodes.address)
+    running.wait_for("at work", lambda: running.at_work(ROWS[phase]))
+    nodes.drain(story)
+    assert running.end() == 0, running.said()
+    # No death, so no second attempt.
+    assert_all_ok(story, attempts=1)
+    (left,) = events(story, "actor_left")
+    assert re.fullmatch(r"node \w+ is being drained", left["reason"])
+    assert left["tasks"]
+
+
+@pytest.mark.slow
+def test_an_actor_that_gets_sigterm_leaves_in_order(make_story: MakeStory) -> None:
+    story = make_story(**SLOWLY, actors=1, variations=1)
+    process = story.start(*story.command())
+    attempts = story.out / "attempts"
+    while not any(map(has_tasks, attempts.glob("*.json"))):
+        assert process.poll() is None
+        time.sleep(0.05)
+    (path,) = attempts.glob("*.json")
+    os.kill(json.loads(path.read_text())["pid"], signal.SIGTERM)
+    output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, output + errors
+    assert_all_ok(story, attempts=1)
+    assert [event["reason"][-11:] for event in events(story, "actor_left")] == ["got SIGTERM"]
+
+
+@pytest.mark.slow
+def test_a_head_alone_ends_the_run_after_a_while(make_story: MakeStory, nodes: Nodes) -> None:
+    story = make_story(device="cuda")
+    ended = story.elsewhere(
+        *story.command(f"--address={nodes.address}", "--wait-for-workers=3", "--actors=1:2")
+    )
+    assert ended.code == 2, ended
+    assert "waiting for a node with a GPU; the cluster has 1 node with 0 CPUs" in ended.output
+    assert "error: no node for an actor in 3 s: expected a node with a GPU" in ended.errors
+    assert "Traceback" not in ended.errors
+    assert load_status(RunDirectory(story.out)).state == "incomplete"
+    # Nodes without GPUs are of no use unless somebody says so.
+    nodes.add()
+    time.sleep(5)
+    anywhere = make_story()
+    refused = anywhere.elsewhere(*anywhere.command(f"--address={nodes.address}"))
+    assert refused.code == 2
+    assert "no node of the cluster has a GPU, expected cpu, to synth" in refused.errors
+
+
+@pytest.mark.slow
+def test_an_elastic_pool_grows_with_its_cluster(make_story: MakeStory, nodes: Nodes) -> None:
+    story = make_story(**SLOWLY, actors="1:3", variations=4)
+    nodes.cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES, wait=False)
+    nodes.add()
+    running = Running(story, nodes.address)
+    running.wait_for("at work", lambda: running.at_work(1))
+    assert "1 to 3 actors on CPUs" in running.said()
+    nodes.add()
+    assert running.end() == 0, running.said()
+    assert_all_ok(story, attempts=1)
+    workers = {event["actor"] for event in events(story, "block")}
+    assert len(workers) > 1
+
+
+@pytest.mark.slow
+def test_a_cluster_that_ray_start_has_begun(make_story: MakeStory, tmp_path: Path) -> None:
+    """As on machines of one's own: a head and a worker by `ray start`, the run by `--address`."""
+    story = make_story(device="cpu", actors=1)
+    port = free_port()
+    begin = [RAY, "start", "--block", "--disable-usage-stats"]
+    store = f"--object-store-memory={OBJECT_STORE_BYTES}"
+    head = [f"--port={port}", "--head", "--num-cpus=0", "--include-dashboard=false", store]
+    worker = [f"--address=127.0.0.1:{port}", "--num-cpus=2", store]
+    processes = []
+    try:
+        for words in (["--node-ip-address=127.0.0.1", *head], worker):
+            with (tmp_path / f"ray{len(processes)}.txt").open("w") as file:
+                command = [*begin, *words]
+                process = subprocess.Popen(
+                    command, stdout=file, stderr=file, env=story.environment, start_new_session=True
+                )
+            processes.append(process)
+            wait_for_port(port)
+        running = Running(story, f"127.0.0.1:{port}")
+        assert running.end() == 0, running.said()
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(60)
+    assert_all_ok(story, attempts=1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int) -> None:
+    give_up_at = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.2)
