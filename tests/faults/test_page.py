@@ -17,7 +17,8 @@ COMMAND = re.compile(r"`pytest tests/faults -k (\S+)`")
 @pytest.fixture(scope="module")
 def cases() -> set[str]:
     """What stands in brackets behind the names of the tests of the matrix."""
-    files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("matrix", "full_disk")]
+    modules = ("matrix", "full_disk", "nodes")
+    files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in modules]
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *files]
     listed = subprocess.run(
         command, cwd=PAGE.parents[1], capture_output=True, text=True, check=True
