@@ -77,7 +77,7 @@ class TableStream:
             if not rest.slice(0, len(batch)).equals(batch):
                 return False
             rest = rest.slice(len(batch))
-        return not len(rest) and next(mine, None) is None
+        return not len(rest) and not any(len(batch) for batch in mine)
 
 
 def stream_table(table: pa.Table) -> TableStream:

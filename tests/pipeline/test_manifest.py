@@ -185,6 +185,53 @@ def test_many_bad_rows_make_a_short_message(tmp_path):
     assert len(found) == 21
 
 
+def test_rows_have_the_same_numbers_however_they_are_read(tmp_path, monkeypatch):
+    rows = [f"x{number:04d},{'d' * 40}/{number}.png\n" for number in range(1000)]
+    rows[300] = rows[301] = "short\n"
+    rows[700] = f'"two\nlines{"," * 9}",b.png\n'
+    rows[999] = rows[10]
+    path = write_text(tmp_path, "exemplar_id,path\n" + "".join(rows))
+    whole = problems_of(path)
+    assert [line.split(":")[0] for line in whole] == ["row 301", "row 302", "row 701", "row 1000"]
+    assert whole[-1] == "row 1000: exemplar_id 'x0010' is taken by row 11"
+    monkeypatch.setattr("pipeline.manifest.reader.CSV_BLOCK_BYTES", 1000)
+    assert problems_of(path) == whole
+    table = pa.table({"exemplar_id": ["a", "b", "a/", "c", "b"], "path": ["p"] * 5})
+    pa.parquet.write_table(table, tmp_path / "m.parquet")
+    whole = problems_of(tmp_path / "m.parquet")
+    assert [line.split(":")[0] for line in whole] == ["row 3", "row 5"]
+    monkeypatch.setattr("pipeline.table_stream.BATCH_ROWS", 2)
+    monkeypatch.setattr("pipeline.manifest.checks.BATCH_ROWS", 2)
+    assert problems_of(tmp_path / "m.parquet") == whole
+
+
+def test_bad_rows_of_many_batches_make_a_short_message_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.manifest.reader.CSV_BLOCK_BYTES", 1000)
+    path = write_text(tmp_path, "exemplar_id,path,width\n" + "a/b,p.png,x\n" * 1000)
+    found = problems_of(path)
+    kinds = (found[:21], found[21:42], found[42:])
+    assert [lines[-1] for lines in kinds] == [
+        "and 980 more rows like the last",
+        "and 980 more rows like the last",
+        "and 979 more rows like the last",
+    ]
+    assert [lines[0] for lines in kinds] == [
+        "row 1: width 'x': expected a whole number of px",
+        "row 1: exemplar_id 'a/b': expected no slashes, no control characters and no white space "
+        "at its ends, so that it can be part of a file name",
+        "row 2: exemplar_id 'a/b' is taken by row 1",
+    ]
+
+
+def test_a_manifest_that_changes_after_it_was_checked_is_not_read_on(tmp_path):
+    path = write_text(tmp_path, "exemplar_id,path\na,a.png\n")
+    manifest = load_manifest(path)
+    assert manifest.stream.read(["path"])["path"].to_pylist() == ["a.png"]
+    write_text(tmp_path, "exemplar_id,path\na,../../etc/passwd\n")
+    with pytest.raises(ManifestError, match="was changed while it was read"):
+        manifest.stream.read()
+
+
 def test_repeated_ids_are_found_across_chunks(tmp_path):
     parts = [pa.table({"exemplar_id": ids, "path": ids}) for ids in (["a", "b"], ["c", "b"])]
     pa.parquet.write_table(pa.concat_tables(parts), tmp_path / "m.parquet", row_group_size=2)
