@@ -5,6 +5,7 @@ docs/reliability.md has a line for every fault; test_page.py compares the two.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -54,15 +55,25 @@ class Nodes:
         node = self.cluster.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_BYTES, wait=False)
         self.nodes.append(node)
 
+    def at_work(self, story: Any) -> list[Any]:
+        """The node of every actor that has a task in flight."""
+        actors = [actor for actor in load_actors(story) if actor["tasks"]]
+        parents = [parent_of(actor["pid"]) for actor in actors]
+        return [
+            node
+            for parent in parents
+            for node in self.nodes
+            if node.all_processes["raylet"][0].process.pid == parent
+        ]
+
     def take_one_at_work(self, story: Any) -> Any:
         """A node whose actor has a task in flight; from here on it is the test's."""
-        for path in (story.out / "attempts").glob("*.json"):
-            parent = parent_of(json.loads(path.read_text())["pid"])
-            for node in self.nodes:
-                if node.all_processes["raylet"][0].process.pid == parent:
-                    self.nodes.remove(node)
-                    return node
-        raise AssertionError("no node has an actor at work")
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while not (found := self.at_work(story)):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.01)
+        self.nodes.remove(found[0])
+        return found[0]
 
     def lose(self, story: Any) -> None:
         """End a node at work, by SIGKILL."""
@@ -78,8 +89,20 @@ class Nodes:
         assert done.returncode == 0, done.stderr
 
 
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def load_actors(story: Any) -> list[dict[str, Any]]:
+    """What the actors have in flight, by their files."""
+    found = []
+    for path in (story.out / "attempts").glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(json.loads(path.read_text()))
+    return found
+
+
+def parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return None
 
 
 @pytest.fixture
@@ -92,11 +115,12 @@ def nodes() -> Iterator[Nodes]:
 class Running:
     """A `texsynth run` in a process of its own, whose output is in files."""
 
-    def __init__(self, story: Any, address: str, *words: str) -> None:
+    def __init__(self, story: Any, address: str | None = None) -> None:
         self.story = story
+        words = [] if address is None else [f"--address={address}"]
         self.output = story.folder / "output.txt"
         with self.output.open("w") as file:
-            self.process = story.start(*story.command(f"--address={address}", *words), output=file)
+            self.process = story.start(*story.command(*words), output=file)
 
     def wait_for(self, what: str, holds: Callable[[], bool]) -> None:
         give_up_at = time.monotonic() + PATIENCE_SECONDS
@@ -117,15 +141,7 @@ class Running:
     def at_work(self, rows: int) -> bool:
         """Whether so many rows are committed and a texture is in the making."""
         shards = list((self.story.out / "shards").glob("*.parquet"))
-        flying = [p for p in (self.story.out / "attempts").glob("*.json") if has_tasks(p)]
-        return len(shards) >= rows and bool(flying)
-
-
-def has_tasks(path: Path) -> bool:
-    try:
-        return bool(json.loads(path.read_text())["tasks"])
-    except (FileNotFoundError, ValueError):
-        return False
+        return len(shards) >= rows and any(actor["tasks"] for actor in load_actors(self.story))
 
 
 def events(story: Any, name: str) -> list[dict[str, Any]]:
@@ -200,18 +216,15 @@ def test_a_node_that_is_drained_is_left_in_order(
 
 @pytest.mark.slow
 def test_an_actor_that_gets_sigterm_leaves_in_order(make_story: MakeStory) -> None:
-    story = make_story(**SLOWLY, actors=1, variations=1)
-    process = story.start(*story.command())
-    attempts = story.out / "attempts"
-    while not any(map(has_tasks, attempts.glob("*.json"))):
-        assert process.poll() is None
-        time.sleep(0.05)
-    (path,) = attempts.glob("*.json")
-    os.kill(json.loads(path.read_text())["pid"], signal.SIGTERM)
-    output, errors = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0, output + errors
+    story = make_story(**SLOWLY, actors=1)
+    running = Running(story)
+    running.wait_for("at work", lambda: running.at_work(0))
+    (actor,) = load_actors(story)
+    os.kill(actor["pid"], signal.SIGTERM)
+    assert running.end() == 0, running.said()
     assert_all_ok(story, attempts=1)
-    assert [event["reason"][-11:] for event in events(story, "actor_left")] == ["got SIGTERM"]
+    (left,) = events(story, "actor_left")
+    assert left["reason"] == f"process {actor['pid']} got SIGTERM"
 
 
 @pytest.mark.slow
@@ -236,17 +249,17 @@ def test_a_head_alone_ends_the_run_after_a_while(make_story: MakeStory, nodes: N
 
 @pytest.mark.slow
 def test_an_elastic_pool_grows_with_its_cluster(make_story: MakeStory, nodes: Nodes) -> None:
-    story = make_story(**SLOWLY, actors="1:3", variations=4)
-    nodes.cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES, wait=False)
+    """From one actor to as many as the first node has cores, then onto the second node."""
+    story = make_story(**SLOWLY, actors="1:3", variations=8)
     nodes.add()
     running = Running(story, nodes.address)
-    running.wait_for("at work", lambda: running.at_work(1))
-    assert "1 to 3 actors on CPUs" in running.said()
+    running.wait_for("as large as the node", lambda: len(nodes.at_work(story)) == 2)
+    assert "cluster: 2 nodes with 2 CPUs and 0 GPUs; 1 to 3 actors on CPUs" in running.said()
     nodes.add()
-    assert running.end() == 0, running.said()
-    assert_all_ok(story, attempts=1)
-    workers = {event["actor"] for event in events(story, "block")}
-    assert len(workers) > 1
+    running.wait_for("on both nodes", lambda: len(set(nodes.at_work(story))) == 2)
+    assert len(load_actors(story)) <= 3
+    running.process.terminate()
+    assert running.end() == 128 + signal.SIGTERM, running.said()
 
 
 @pytest.mark.slow

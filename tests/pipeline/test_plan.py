@@ -13,6 +13,7 @@ from rich.console import Console
 import pipeline.calibration
 import pipeline.planned_device
 from pipeline.calibration import compute_evaluations
+from pipeline.cli.plan import _describe
 from pipeline.config import RunConfig
 from pipeline.manifest import ManifestError
 from pipeline.plan import plan_run
@@ -238,6 +239,18 @@ def test_a_plan_has_as_many_actors_on_a_cpu_as_ray_would_have(
     assert plan_run(manifest, quick_config(executor="ray", variations=7)).actors == 6
     assert plan_run(manifest, quick_config(executor="ray", variations=2)).actors == 2
     assert plan_run(manifest, quick_config(executor="inline")).actors == 1
+
+
+def test_a_plan_reckons_with_the_most_actors_of_an_elastic_pool(
+    make_manifest: MakeManifest, quick_config: MakeConfig
+) -> None:
+    manifest = make_manifest(["a", "b", "c"])
+    plan = plan_run(manifest, quick_config(executor="ray", actors="1:2"))
+    assert (plan.actors_at_least, plan.actors) == (1, 2)
+    assert "1 to 2 actors (reckoned with 2) on this machine's" in " ".join(_describe(plan))
+    fixed = plan_run(manifest, quick_config(executor="ray", actors=2))
+    assert (fixed.actors_at_least, fixed.actors) == (2, 2)
+    assert "with 2 actors on this machine's" in " ".join(_describe(fixed))
 
 
 def test_actors_that_share_a_cpu_share_its_time(
