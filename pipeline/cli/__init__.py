@@ -134,6 +134,7 @@ app.command(
 app.command(
     "pipeline.cli.weights:app", name="weights", help="List the sources of weights, or fetch one."
 )
+app.command("pipeline.cli.cluster:app", name="cluster", help="Look at a cluster before a run.")
 app.command(
     "pipeline.cli.config:app", name="config", help="Show the settings of a preset, as YAML."
 )
