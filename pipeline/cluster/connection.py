@@ -13,6 +13,13 @@ from pipeline.spinning import bound_spinning
 FULL = 1.0
 """Tasks in flight per actor at which an elastic pool grows: each has one, so it cannot be more."""
 
+REFUSED = (
+    "is it up, and its port open? A cluster that wants a token (InvalidAuthToken above) has been "
+    "started where an earlier Ray left ~/.ray/auth_token: set RAY_AUTH_MODE=token, and on another "
+    "machine RAY_AUTH_TOKEN to what `ray get-auth-token` prints there"
+)
+"""Said of a cluster that cannot be reached: it need not be the network."""
+
 
 def start_ray(address: str | None) -> None:
     """Connect to a cluster, or start a local one that prints nothing of its own.
@@ -21,18 +28,21 @@ def start_ray(address: str | None) -> None:
         address: of the cluster; None for a local one.
 
     Raises:
-        ConnectionError: if the cluster cannot be reached.
+        ConnectionError: if the cluster cannot be reached, or does not let us in.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         bound_spinning()
-    ray.init(
-        address=address or "local",
-        log_to_driver=address is not None,
-        logging_level=logging.ERROR,
-        **({} if address else {"include_dashboard": False}),
-    )
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=address is not None,
+            logging_level=logging.ERROR,
+            **({} if address else {"include_dashboard": False}),
+        )
+    except ConnectionError as error:
+        raise ConnectionError(f"{error}; {REFUSED}") from error
 
 
 def configure_data() -> None:

@@ -24,3 +24,13 @@ def test_a_pool_grows_when_every_actor_has_its_one_task() -> None:
     # One task in flight of one at a time is a utilisation of 1: Ray's own 1.75 is out of reach.
     assert context.autoscaling_config.actor_pool_util_upscaling_threshold <= 1.0
     assert context.execution_no_progress_timeout_s == -1
+
+
+def test_a_cluster_that_does_not_answer_may_want_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+
+    monkeypatch.setattr(connection.ray, "init", refuse)
+    expected = r"cluster at 10\.0\.0\.1:6379; is it up, .* set RAY_AUTH_MODE=token, and on another"
+    with pytest.raises(ConnectionError, match=expected):
+        connection.start_ray("10.0.0.1:6379")
