@@ -13,6 +13,7 @@ of a shared machine says little, CPU time beside it more.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import io
 import multiprocessing
@@ -24,6 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -110,13 +112,13 @@ def commit_half(run: RunDirectory, *, group_rows: int = ROWS_PER_FILE) -> int:
             tasks = pa.Table.from_batches([batch]).slice(0, ROWS_PER_FILE)
             path = run.textures / f"part-{files:05d}-0.parquet"
             with open_row_writer(Path(str(path)), schema) as writer:
-                writer.write_table(_rows_of(tasks, schema), row_group_size=group_rows)
+                writer.write_table(make_rows(tasks, schema), row_group_size=group_rows)
             files += 1
     return files
 
 
-def _rows_of(tasks: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Committed rows of some tasks, null where a row may be."""
+def make_rows(tasks: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of `schema` for some tasks, null where a row may be."""
     now = datetime.datetime.now(datetime.UTC)
     standing: dict[str, Any] = {"attempts": 1, "status": "ok", "finished_at": now}
     columns = []
@@ -132,12 +134,13 @@ def _rows_of(tasks: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def measure(manifest: Path, out: Path) -> StartUp:
-    """Start a run in a process of its own, up to its executor."""
+    """`start` in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(_start, manifest, out).result()
+        return process.submit(start, manifest, out).result()
 
 
-def _start(manifest: Path, out: Path) -> StartUp:
+def start(manifest: Path, out: Path) -> StartUp:
+    """Start a run in this process, up to its executor."""
     config = RunConfig.model_validate({"weights": "random:0", "size": 64}).resolved()
     found: dict[str, int] = {}
 
@@ -145,12 +148,13 @@ def _start(manifest: Path, out: Path) -> StartUp:
         found.update(left=pending, peak_bytes=peak_bytes())
         raise _StartedError
 
-    pipeline.run._execute = stop
     begun, cpu_begun = time.monotonic(), time.process_time()
-    try:
+    with (
+        patch.object(pipeline.run, "_execute", stop),
+        contextlib.suppress(_StartedError),
+    ):
         pipeline.run.run_manifest(manifest, out, config, Console(file=io.StringIO()))
-    except _StartedError:
-        seconds, cpu_s = time.monotonic() - begun, time.process_time() - cpu_begun
+    seconds, cpu_s = time.monotonic() - begun, time.process_time() - cpu_begun
     run = RunDirectory(out)
     return StartUp(
         tasks=pq.read_metadata(str(run.tasks)).num_rows,

@@ -56,17 +56,17 @@ class SyntheticRun:
         run = RunDirectory(path)
         path.mkdir(parents=True)
         run.create()
-        tasks = self._tasks()
+        tasks = self.tasks()
         generator = np.random.default_rng(0)
         for start in range(0, self.rows, ROWS_PER_SHARD):
             part = tasks.slice(start, ROWS_PER_SHARD)
             number = start // ROWS_PER_SHARD
             images = min(ROW_GROUP_ROWS, max(self.images - number * ROW_GROUP_ROWS, 0))
-            commit_rows(run, self._rows(part, min(images, len(part)), generator))
+            commit_rows(run, self.make_rows(part, min(images, len(part)), generator))
         finalize(run, tasks["task_id"], rows_per_file=ROWS_PER_SHARD)
         return run
 
-    def _tasks(self) -> pa.Table:
+    def tasks(self) -> pa.Table:
         """Sorted as a finalize sorts them, so that it reads each shard once.
 
         Ids of every category come from the whole range, so that an id does not tell its category.
@@ -80,7 +80,8 @@ class SyntheticRun:
         table = pa.table(manifest | {"category": [f"c{number:02d}" for number in category]})
         return expand_tasks(table, crops=1, variations=self.variations, seed=0)
 
-    def _rows(self, tasks: pa.Table, images: int, generator: np.random.Generator) -> pa.Table:
+    def make_rows(self, tasks: pa.Table, images: int, generator: np.random.Generator) -> pa.Table:
+        """Rows of some tasks; the first `images` of them have one."""
         failed = generator.random(len(tasks)) < FAILED_SHARE
         failed[:images] = False
         pngs = [make_noise_png(self.size_px, generator) for _ in range(images)]

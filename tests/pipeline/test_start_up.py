@@ -22,7 +22,7 @@ ROWS = 200_000
 ARROW_BYTES_PER_ROW = 150
 """Measured: 87 with batches this small; the table of these tasks alone has 226."""
 PYTHON_BYTES_PER_ROW = 20
-"""Measured: 8, of one batch. One small object per row, such as the key of a dictionary, has 50 or more."""
+"""Measured: 8, of one batch. The smallest object per row, such as a text, has 50 or more."""
 
 
 @pytest.fixture
