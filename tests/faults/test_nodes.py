@@ -149,8 +149,8 @@ def events(story: Any, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-def assert_all_ok(story: Any, *, attempts: int) -> None:
-    rows = story.assert_finished().values()
+def assert_all_ok(story: Any, *, attempts: int, variations: int = 1) -> None:
+    rows = story.assert_finished(variations=variations).values()
     assert {row["status"] for row in rows} == {"ok"}
     assert {row["attempts"] for row in rows} <= set(range(1, attempts + 1))
 
@@ -183,14 +183,16 @@ def test_nodes_come_one_is_lost_and_another_comes(
 def test_a_lost_node_that_nobody_replaces_costs_time_only(
     make_story: MakeStory, nodes: Nodes
 ) -> None:
-    story = make_story(**SLOWLY, actors=2)
+    """Its actor has no place until the other has done all other blocks and makes room."""
+    story = make_story(**SLOWLY, actors=2, variations=3)
     nodes.add()
     nodes.add()
     running = Running(story, nodes.address)
     running.wait_for("at work", lambda: running.at_work(2))
     nodes.lose(story)
     assert running.end() == 0, running.said()
-    assert_all_ok(story, attempts=2)
+    assert_all_ok(story, attempts=2, variations=3)
+    assert len(events(story, "block")) == 4
 
 
 @pytest.mark.slow

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import ray
 
 from pipeline import job
+from pipeline.config import RunConfig
+from pipeline.placement import ActorPlan
+from pipeline.rundir import RunDirectory, write_table_atomic
 
 RUN = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]
 VARIATIONS = 4
@@ -69,3 +73,28 @@ TRACE = 'ray::MapWorker()\n  File "x.py", line 1, in f\n    raise error\n'
 )
 def test_what_a_worker_raised_is_said_in_one_line(text: str, expected: str) -> None:
     assert job._innermost(ray.exceptions.RayError(text)) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray, about its own settings
+def test_no_step_waits_for_all_of_the_one_before(
+    quick_config: Callable[..., RunConfig], run: RunDirectory
+) -> None:
+    """Ray's steps that do are its all-to-all operators: sorts, shuffles, counted repartitions."""
+    from ray.data._internal.execution.operators.base_physical_operator import AllToAllOperator
+    from ray.data._internal.logical.optimizers import get_execution_plan
+
+    def steps(dataset: ray.data.Dataset) -> list[object]:
+        return list(get_execution_plan(dataset._logical_plan)[0].dag.post_order_iter())
+
+    write_table_atomic(run.pending, pa.table({"task_id": ["a", "b"]}))
+    plan = ActorPlan(least=1, most=2, resources={"num_cpus": 0.5}, threads=1)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
+    try:
+        dataset = job._make_dataset(run, quick_config(), ".", plan, 2)
+        ours, with_barrier = steps(dataset), steps(dataset.repartition(2))
+    finally:
+        ray.shutdown()
+    assert len(ours) >= 3
+    assert not any(isinstance(step, AllToAllOperator) for step in ours)
+    assert any(isinstance(step, AllToAllOperator) for step in with_barrier)
