@@ -199,7 +199,8 @@ def _consume(
 
 def _await_rest(run: RunDirectory, job: Job, thread: threading.Thread) -> None:
     """Wait until the actors have nothing in flight, for a while at most."""
-    committed = CommittedTasks(run)
+    # Of rows that are there already the attempts were ended with their commit.
+    committed = CommittedTasks(run, skip_present=True)
     give_up_at = time.monotonic() + STOP_GRACE_SECONDS
     # An actor that has not heard of the stop yet may still begin something.
     quiet_since: float | None = None

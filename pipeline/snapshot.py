@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,11 +19,9 @@ from pipeline.manifest.checks import count_distinct_texts
 from pipeline.rundir import RunDirectory
 from pipeline.schema import carried_columns
 from pipeline.storage import AnyPath
-from pipeline.tail import no_rows, read_row_columns
+from pipeline.tail import no_rows, read_row_columns, read_side_by_side
 
 KEYS = ("task_id", "category", "attempts")
-READING_THREADS = 16
-"""Files read at once: from an object store each waits for a few answers."""
 
 Stamp = tuple[int, int]
 
@@ -65,25 +62,27 @@ class RowReader:
             return None
         try:
             rows = read_row_columns(self._run.metrics, self._columns)
-            stored = sum(_count_rows(path) for path in files)
+            stored = sum(read_side_by_side(_count_rows, files))
         except (OSError, UnreadableFileError):
             return None
         return rows if stored == len(rows) else None
 
-    def _gather(self, files: Iterable[AnyPath]) -> tuple[pa.Table, bool]:
+    def _gather(self, files: Sequence[AnyPath]) -> tuple[pa.Table, bool]:
         """All rows of some files, superseded ones too, and whether one of the files has gone."""
-        tables, vanished = [], False
-        for path in files:
-            try:
-                found = self._read_file(path)
-            except FileNotFoundError:
-                vanished = True
-                continue
-            if isinstance(found, pa.Table):
-                tables.append(found)
-        return pa.concat_tables([no_rows(self._columns), *tables]), vanished
+        found = list(read_side_by_side(self._read_file, files))
+        tables = [item for item in found if isinstance(item, pa.Table)]
+        return pa.concat_tables([no_rows(self._columns), *tables]), any(
+            item is None for item in found
+        )
 
-    def _read_file(self, path: AnyPath) -> pa.Table | FileProblem:
+    def _read_file(self, path: AnyPath) -> pa.Table | FileProblem | None:
+        """The rows of a file, or what is wrong with it; None if it has gone."""
+        try:
+            return self._read_if_changed(path)
+        except FileNotFoundError:
+            return None
+
+    def _read_if_changed(self, path: AnyPath) -> pa.Table | FileProblem:
         status = path.stat(follow_symlinks=False)
         stamp = (status.st_mtime_ns, status.st_size)
         known = self._known.get(path)
@@ -118,15 +117,14 @@ def read_each_file_once(
         except UnreadableFileError as error:
             return error.problem
 
-    with ThreadPoolExecutor(READING_THREADS) as threads:
-        for listings in range(1, MAX_LISTINGS + 1):
-            try:
-                found = list(threads.map(read, list_files(run)))
-                break
-            except FileNotFoundError:
-                # A finalize has moved it on meanwhile.
-                if listings == MAX_LISTINGS:
-                    raise
+    for listings in range(1, MAX_LISTINGS + 1):
+        try:
+            found = list(read_side_by_side(read, list_files(run)))
+            break
+        except FileNotFoundError:
+            # A finalize has moved it on meanwhile.
+            if listings == MAX_LISTINGS:
+                raise
     tables = [table for table in found if isinstance(table, pa.Table)]
     rows = pa.concat_tables([no_rows(tuple(names)), *tables])
     if count_distinct_texts(rows["task_id"]) < len(rows):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import stat
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -14,6 +15,22 @@ from pipeline.rundir import BEGUN_SUFFIX, RunDirectory
 from pipeline.schema import SCHEMA_VERSION, VERSION_KEY, SchemaError, row_schema
 from pipeline.shards import compute_rows_digest
 from pipeline.storage import AnyPath, sorted_glob
+
+READING_THREADS = 16
+"""Files read at once: of an object store each waits for a few answers."""
+
+Found = TypeVar("Found")
+
+
+def read_side_by_side(
+    read: Callable[[AnyPath], Found], paths: Sequence[AnyPath]
+) -> Iterator[Found]:
+    """What `read` gives for each of some files, in their order."""
+    if len(paths) < 2:
+        yield from map(read, paths)
+        return
+    with ThreadPoolExecutor(min(READING_THREADS, len(paths))) as threads:
+        yield from threads.map(read, paths)
 
 
 class ShardTail:
@@ -44,17 +61,25 @@ class ShardTail:
         is passed over.
         """
         tables = [no_rows(self._columns)]
-        for path in self._list():
-            if path.name in self._seen:
+        new = [path for path in self._list() if path.name not in self._seen]
+        for path, found in zip(new, read_side_by_side(self._read, new), strict=True):
+            if found is None:
                 continue
-            try:
-                tables.append(read_row_columns(path, self._columns))
-            except FileNotFoundError:
-                continue
-            except UnreadableFileError as error:
-                self.problems.append(error.problem)
+            if isinstance(found, FileProblem):
+                self.problems.append(found)
+            else:
+                tables.append(found)
             self._seen.add(path.name)
         return pa.concat_tables(tables)
+
+    def _read(self, path: AnyPath) -> pa.Table | FileProblem | None:
+        """The rows of a shard; None if there is no such file any more."""
+        try:
+            return read_row_columns(path, self._columns)
+        except FileNotFoundError:
+            return None
+        except UnreadableFileError as error:
+            return error.problem
 
     def _list(self) -> list[AnyPath]:
         return sorted_glob(self._run.shards, "*.parquet")
@@ -65,11 +90,12 @@ class CommittedTasks:
 
     Args:
         run: The run directory.
+        skip_present: Shards that are there already are not looked at.
     """
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self, run: RunDirectory, *, skip_present: bool = False) -> None:
         self._run = run
-        self._tail = ShardTail(run, ["task_id", "attempts"])
+        self._tail = ShardTail(run, ["task_id", "attempts"], skip_present=skip_present)
         self._attempts: dict[str, int] = {}
 
     def without(self, block: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
