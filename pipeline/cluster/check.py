@@ -19,6 +19,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.cluster.connection import REFUSED
 from pipeline.cluster.probe import (
     NodeReport,
     Outcome,
@@ -88,8 +89,10 @@ def _connect(address: str) -> None:
         if place is not None:
             socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError) as error:
-        # A RuntimeError is another version of Ray or Python, which it names.
+    except OSError as error:
+        raise ConnectionError(f"address {address!r}: {error}; {REFUSED}") from error
+    except RuntimeError as error:
+        # Another version of Ray or Python, which it names.
         raise ConnectionError(f"address {address!r}: {' '.join(str(error).split())}") from error
 
 
