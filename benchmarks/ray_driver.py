@@ -52,6 +52,7 @@ class DriverCost:
 def local_ray() -> Iterator[None]:
     """A Ray of its own, as a run starts it, but with CPUS."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init("local", num_cpus=CPUS, include_dashboard=False, log_to_driver=False)
     try:
         yield

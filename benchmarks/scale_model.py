@@ -37,6 +37,8 @@ LISTED_SHARDS = 100_000
 """In the folder that the driver lists, in the middle of a run of 2 to 6 million textures."""
 LIST_PAGE = 1000
 """Names that S3 gives for one request."""
+LIST_PAGE_SECONDS = 0.1
+"""Until they are there: assumed, not measured."""
 READS_PER_SHARD = 3
 """Size, footer and columns."""
 PUT_DOLLARS, GET_DOLLARS = 0.005 / 1000, 0.0004 / 1000
@@ -144,7 +146,7 @@ def describe_time(flow: Flow, steps: StepCosts, block_s: float) -> list[str]:
     shares = (
         flow.blocks * block_s,
         flow.shards * steps.count_shard + flow.textures * steps.count_row,
-        listing_s / look_seconds(steps),
+        listing_s / max(1.0, listing_s / POLL_SHARE),
         commits,
         flow.blocks * steps.attempts_file,
     )
@@ -159,7 +161,7 @@ def describe_time(flow: Flow, steps: StepCosts, block_s: float) -> list[str]:
     ]
 
 
-def describe_requests(flow: Flow, steps: StepCosts) -> list[str]:
+def describe_requests(flow: Flow) -> list[str]:
     """What is asked of an object store in a second, and its price."""
     checkpoints = flow.gpus * MOST_LANES / CHECKPOINT_SECONDS
     # The file of attempts is written when a texture begins, and when a shard is there.
@@ -167,7 +169,10 @@ def describe_requests(flow: Flow, steps: StepCosts) -> list[str]:
     puts += checkpoints
     # An actor looks for a stop every second, and at what all others have in flight with a block.
     gets = flow.gpus + flow.blocks * flow.gpus + READS_PER_SHARD * flow.shards
-    lists = LISTED_SHARDS / LIST_PAGE / look_seconds(steps) + flow.blocks * flow.gpus / LIST_PAGE
+    pages = LISTED_SHARDS / LIST_PAGE
+    lists = pages / max(1.0, pages * LIST_PAGE_SECONDS / POLL_SHARE)
+    # Files of attempts and marks of blocks lie in one folder, listed with every block.
+    lists += flow.blocks * max(1.0, flow.gpus / LIST_PAGE)
     dollars = 3600 * (PUT_DOLLARS * (puts + lists) + GET_DOLLARS * gets)
     return [
         f"{flow.gpus:,}",
@@ -175,11 +180,6 @@ def describe_requests(flow: Flow, steps: StepCosts) -> list[str]:
         f"{dollars:,.2f}",
         f"{dollars / flow.gpus:.4f}",
     ]
-
-
-def look_seconds(steps: StepCosts) -> float:
-    """Between two looks of the driver at LISTED_SHARDS."""
-    return max(1.0, LISTED_SHARDS * steps.list_entry / POLL_SHARE)
 
 
 def print_table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
@@ -218,7 +218,7 @@ def main() -> None:
     per_second = arguments.textures_per_hour / 3600
     flows = [simulate_flow(gpus, per_second) for gpus in GPUS]
     print_table(TIME_COLUMNS, [describe_time(flow, steps, block_s) for flow in flows])
-    print_table(REQUEST_COLUMNS, [describe_requests(flow, steps) for flow in flows])
+    print_table(REQUEST_COLUMNS, [describe_requests(flow) for flow in flows])
 
 
 if __name__ == "__main__":
