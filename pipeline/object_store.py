@@ -24,10 +24,20 @@ EXTRAS = {"s3": "s3", "gs": "gs", "az": "az", "hf": "hf"}
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
 """What speaks to the store, by scheme."""
 OPTIONS: dict[str, dict[str, Any]] = {
-    # The client repeats what fails at once; what goes on failing is waited for here.
-    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 3}}},
+    "s3": {
+        "config_kwargs": {
+            # The client repeats what fails at once; what goes on failing is waited for here.
+            "retries": {"mode": "standard", "max_attempts": 3},
+            "connect_timeout": 10.0,
+            "read_timeout": 30.0,
+        }
+    },
 }
 """Of the file systems, by scheme; credentials and endpoints come from each one's environment."""
+UPLOADS: dict[str, dict[str, Any]] = {"s3": {"chunksize": 2**24}}
+"""Of files, by scheme: what has two parts or more goes in parts; a lost one is sent again."""
+READS: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}}
+"""Of whole objects, by scheme: in one request, without asking for the size before."""
 ATTEMPTS = 4
 """Of every call, beside those that the store's client makes by itself."""
 FIRST_WAIT_SECONDS = 0.5
@@ -86,7 +96,11 @@ def open_filesystem(scheme: str) -> Any:
         )
     import fsspec  # type: ignore[import-untyped]
 
-    return fsspec.filesystem(scheme, use_listings_cache=False, **OPTIONS.get(scheme, {}))
+    filesystem = fsspec.filesystem(scheme, use_listings_cache=False, **OPTIONS.get(scheme, {}))
+    if scheme == "s3":
+        # Another layer of attempts between the client's and ours would make minutes of seconds.
+        filesystem.retries = 1
+    return filesystem
 
 
 def locate_uri(uri: str) -> Path | Callable[[], Any]:

@@ -21,6 +21,8 @@ from typing import Any, BinaryIO, cast
 
 from pipeline.object_store import (
     PACKAGES,
+    READS,
+    UPLOADS,
     StorageError,
     call_store,
     describe_object,
@@ -67,6 +69,11 @@ class ObjectPath:
 
     def __truediv__(self, name: str) -> ObjectPath:
         return ObjectPath(f"{self.uri}/{name}")
+
+    @property
+    def scheme(self) -> str:
+        """What the URI begins with, as `s3`."""
+        return self.uri.partition("://")[0]
 
     @property
     def name(self) -> str:
@@ -163,7 +170,10 @@ class ObjectPath:
 
     def read_bytes(self) -> bytes:
         """The content, in one request; raises as `stat`."""
-        return call_store(self.uri, lambda files, path: cast(bytes, files.cat_file(path)))
+        options = READS.get(self.scheme, {})
+        return call_store(
+            self.uri, lambda files, path: cast(bytes, files.cat_file(path, **options))
+        )
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """The content as text; raises as `stat`."""
@@ -194,7 +204,12 @@ class ObjectPath:
             StorageError: It cannot be put.
         """
         with self._putting():
-            call_store(self.uri, lambda files, path: files.put_file(str(file), path), what="write")
+            options = UPLOADS.get(self.scheme, {})
+            call_store(
+                self.uri,
+                lambda files, path: files.put_file(str(file), path, **options),
+                what="write",
+            )
 
     def touch(self) -> None:
         """Put an empty object."""
@@ -284,7 +299,7 @@ def arrow_place(path: AnyPath) -> tuple[str, Any]:
         return str(path), None
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    filesystem = open_filesystem(path.uri.partition("://")[0])
+    filesystem = open_filesystem(path.scheme)
     return path.uri.partition("://")[2], PyFileSystem(FSSpecHandler(filesystem))
 
 

@@ -206,15 +206,26 @@ def _has_open_file(process: Path, folder: str) -> bool:
 
 
 @pytest.fixture
+def storage() -> str:
+    """Where run directories are: `local` or `s3`."""
+    return "local"
+
+
+@pytest.fixture
 def make_story(
-    tmp_path: Path, weights_file: Path, capfd: pytest.CaptureFixture[str]
+    request: pytest.FixtureRequest,
+    storage: str,
+    tmp_path: Path,
+    weights_file: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> Iterator[Callable[..., Story]]:
     """Makes a story; `options` of `texsynth run` go before those of a quick one."""
+    place = request.getfixturevalue("bucket") if storage == "s3" else tmp_path
     # Sockets need short paths.
     rays = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     stories = []
 
-    def make(*, folder: AnyPath = tmp_path, **options: Any) -> Story:
+    def make(*, folder: AnyPath = place, **options: Any) -> Story:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",

@@ -23,7 +23,12 @@ def cases() -> set[str]:
     listed = subprocess.run(
         command, cwd=PAGE.parents[1], capture_output=True, text=True, check=True
     )
-    return set(re.findall(r"^\S+\[(\S+)\]$", listed.stdout, re.MULTILINE))
+    names = set(re.findall(r"^\S+\[(?:local-)?(\S+)\]$", listed.stdout, re.MULTILINE))
+    # What is shown on a disk is shown in an object store, too.
+    stored = {name.removeprefix("s3-") for name in names if name.startswith("s3-")}
+    local = names - {f"s3-{name}" for name in stored}
+    assert {name for name in local - stored if not name.startswith(("disk-full", "node-"))} == set()
+    return local
 
 
 def table() -> dict[str, list[str]]:
