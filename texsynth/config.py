@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
 """Raised whenever the same settings give other textures; part of a run's fingerprint."""
 REFERENCE_TAPS = ("relu1_1", "pool1", "pool2", "pool3", "pool4", "pool5")
 REFERENCE_SIDE = 256

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from texsynth.blend import Blend
+from texsynth.borders import compute_position_weights
 from texsynth.config import SynthesisConfig
 from texsynth.features import Padding, TextureNetwork
 from texsynth.gram import GramMetric, gram_distance, gram_term
@@ -205,11 +206,21 @@ class TextureObjective:
         tile_px = choose_tile_px("auto", (exemplars.shape[-2], exemplars.shape[-1]))
         # One by one, and by tiles of no other setting: an eigenbasis (`texsynth.sensitivity`)
         # magnifies how they round.
+        weights = self._weigh_positions(exemplars)
         singles = [
-            compute_grams(self.network, exemplar[None], self.taps, padding, tile_px)
+            compute_grams(
+                self.network, exemplar[None], self.taps, padding, tile_px, weights=weights
+            )
             for exemplar in exemplars
         ]
         return [torch.cat(lanes) for lanes in zip(*singles, strict=True)]
+
+    def _weigh_positions(self, exemplars: Images) -> list[Tensor] | None:
+        """How often the exemplars' positions count; None: all alike."""
+        own = (exemplars.shape[-2], exemplars.shape[-1])
+        if self.config.tileable or own == self.size:
+            return None
+        return compute_position_weights(self.network, self.taps, own, self.size)
 
     def _blend_gram_targets(self, blend: Blend) -> None:
         lanes = blend.lanes

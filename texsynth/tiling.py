@@ -99,8 +99,10 @@ def compute_grams(
     taps: Sequence[str],
     padding: Padding,
     tile_px: int | None,
+    *,
+    weights: Sequence[Tensor] | None = None,
 ) -> list[GramMatrix]:
-    """Gram matrices of the taps, [B, N, N] each; differentiable by the images.
+    """Gram matrices of the taps, [B, N, N] each; without weights differentiable by the images.
 
     Args:
         network: the trunk.
@@ -108,6 +110,8 @@ def compute_grams(
         taps: names, in the order of the network.
         padding: at the border of the images.
         tile_px: longest side of a tile without its halo, as `choose_tile_px` gives it.
+        weights: [h, w] of each tap's positions, with a mean of 1: how often they count. Not on the
+            torus.
 
     Raises:
         TapError: as the network does.
@@ -115,11 +119,16 @@ def compute_grams(
     margin = compute_halo(network, taps) if padding == "circular" else 0
     # What is narrower than a halo is not too large.
     if tile_px is None or margin > min(images.shape[-2:]):
-        return [compute_gram(tap) for tap in network(images, taps, padding)]
+        maps = network(images, taps, padding)
+        if weights is None:
+            return [compute_gram(tap) for tap in maps]
+        return [compute_gram(tap * w.sqrt().to(tap)) for tap, w in zip(maps, weights, strict=True)]
     if margin:
         # On the torus an image has no border: each tile finds its halo around it.
         images, padding = functional.pad(images, (margin,) * 4, mode="circular"), "constant"
     tiling = _Tiling.of(network, images, taps, padding, tile_px, margin)
+    if weights is not None:
+        return tiling.sum_products(images.detach(), weights)
     return list(_TiledGrams.apply(images, tiling))
 
 
@@ -131,10 +140,14 @@ class _Span(NamedTuple):
     own_stop: int
     stop: int
 
+    def positions(self, stride: int) -> slice:
+        """Its own, of a map of the whole image."""
+        return slice(self.own_start // stride, self.own_stop // stride)
+
     def own_positions(self, stride: int) -> slice:
         """Of a map of what it sees."""
-        first, last = self.own_start // stride, self.own_stop // stride
-        return slice(first - self.start // stride, last - self.start // stride)
+        own, first = self.positions(stride), self.start // stride
+        return slice(own.start - first, own.stop - first)
 
 
 def _cut_side(side: int, tile_px: int, halo: int, stride: int, margin: int) -> list[_Span]:
@@ -204,6 +217,27 @@ class _Tiling:
         rows, columns = (span.own_positions(stride) for span in tile)
         return features[..., rows, columns]
 
+    @torch.no_grad()
+    def sum_products(
+        self, images: Images, weights: Sequence[Tensor] | None = None
+    ) -> list[GramMatrix]:
+        """The Gram matrices, tile after tile."""
+        grams: list[GramMatrix] = []
+        for tile in self:
+            maps = self.network(self.see(images, tile), self.taps, self.padding)
+            for number, (features, stride) in enumerate(zip(maps, self.strides, strict=True)):
+                own = self.own(features, tile, stride)
+                if weights is not None:
+                    rows, columns = (span.positions(stride) for span in tile)
+                    own = own * weights[number][rows, columns].sqrt().to(own)
+                flat = own.flatten(2)
+                product = self.scale(number, flat.shape[1]) * (flat @ flat.mT)
+                if number == len(grams):
+                    grams.append(product)
+                else:
+                    grams[number] += product
+        return grams
+
     def scale(self, number: int, channels: int) -> float:
         """1 / (4 N M) of a tap."""
         return 1 / (4 * channels * self.positions[number])
@@ -216,17 +250,7 @@ class _TiledGrams(torch.autograd.Function):
     def forward(ctx: Any, images: Images, tiling: _Tiling) -> tuple[GramMatrix, ...]:
         ctx.save_for_backward(images)
         ctx.tiling = tiling
-        grams: list[GramMatrix] = []
-        for tile in tiling:
-            maps = tiling.network(tiling.see(images, tile), tiling.taps, tiling.padding)
-            for number, (features, stride) in enumerate(zip(maps, tiling.strides, strict=True)):
-                flat = tiling.own(features, tile, stride).flatten(2)
-                product = tiling.scale(number, flat.shape[1]) * (flat @ flat.mT)
-                if number == len(grams):
-                    grams.append(product)
-                else:
-                    grams[number] += product
-        return tuple(grams)
+        return tuple(tiling.sum_products(images))
 
     @staticmethod
     @once_differentiable

@@ -22,6 +22,7 @@ from texsynth import (
     prepare_synthesis,
     synthesize,
 )
+from texsynth.borders import compute_position_weights
 from texsynth.canvas import make_canvas
 from texsynth.images import luminance
 from texsynth.levels import compute_exemplar_levels, compute_levels
@@ -95,12 +96,14 @@ def test_gram_targets_are_the_exemplars_and_the_spectrum_is_that_of_the_canvas(
     objective = TextureObjective(network, exemplars, config, canvas)
     assert (objective.size, objective.taps) == ((48, 40), ("relu1_1", "pool1"))
     terms = objective(images)
+    weights = compute_position_weights(network, objective.taps, (32, 32), (48, 40))
     for lane in range(2):
         for number, tap in enumerate(objective.taps):
             grams = []
-            for picture in (images[lane], exemplars[lane]):
+            counts = (torch.ones(48 * 40 // 4**number), weights[number].flatten())
+            for picture, count in zip((images[lane], exemplars[lane]), counts, strict=True):
                 flat = network(picture[None], (tap,))[0][0].flatten(1)
-                grams.append(flat @ flat.T / (4 * flat.shape[0] * flat.shape[1]))
+                grams.append((flat * count.to(flat)) @ flat.T / (4 * flat.shape[0] * flat.shape[1]))
             expected = config.gram_weight * (grams[0] - grams[1]).square().sum()
             torch.testing.assert_close(terms.gram[lane, number], expected)
     whole = TextureObjective(network, canvas, config)(images)
