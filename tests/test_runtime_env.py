@@ -67,3 +67,9 @@ def test_what_the_package_is_built_from_is_sent(values: dict[str, Any]) -> None:
     assert all((ROOT / name).exists() for name in needed)
     assert not [name for name in needed if excluded(name)]
     assert all(excluded(name) for name in (".git/objects", ".venv/bin", "runs/demo"))
+
+
+def test_a_stopped_job_has_the_time_to_end_in_order(values: dict[str, Any]) -> None:
+    from pipeline.job import STOP_GRACE_SECONDS
+
+    assert float(values["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= STOP_GRACE_SECONDS
