@@ -21,6 +21,7 @@ from pipeline.attempts import load_attempts, running_here
 from pipeline.rundir import RunDirectory
 from pipeline.runlog import TASK_COLUMNS, RunLog
 from pipeline.session import load_session
+from pipeline.storage import poll_seconds
 from pipeline.tail import ShardTail
 from pipeline.terminal import duration, first_line, visible
 from pipeline.tries import is_due
@@ -103,12 +104,12 @@ class RunProgress:
         return text
 
     def _watch(self) -> None:
-        wait_s = POLL_SECONDS
+        poll_s = wait_s = max(POLL_SECONDS, poll_seconds(self._run.path))
         while not self._stop.wait(wait_s):
             begun = time.monotonic()
             self._look(last=False)
             # Listing a large folder takes a while: a tenth of the time at most.
-            wait_s = max(POLL_SECONDS, 9 * (time.monotonic() - begun))
+            wait_s = max(poll_s, 9 * (time.monotonic() - begun))
 
     def _look(self, *, last: bool) -> None:
         """Count and show; where either is not to be had for the moment, the run goes on."""

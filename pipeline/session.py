@@ -25,14 +25,12 @@ from filelock import FileLock, Timeout
 
 from pipeline.lease import Lease, LeaseHeldError, is_leased
 from pipeline.rundir import RunDirectory, write_json_atomic
-from pipeline.storage import ObjectPath
+from pipeline.storage import ObjectPath, poll_seconds
 
 LOCK_SECONDS = 1.0
 """Longer than a reader holds the lock to see whether it is free."""
 POLL_SECONDS = 1.0
 """Between two looks of an actor at `session.json`."""
-STORE_POLL_SECONDS = 5.0
-"""The same on an object store, where every look is a request that is paid for."""
 
 SessionState = Literal["running", "stopping", "ended"]
 
@@ -137,7 +135,7 @@ class StopWatch:
         self._session = load_session(run)
         self._looked_at = time.monotonic()
         self._stopped = False
-        self._poll_s = STORE_POLL_SECONDS if isinstance(run.path, ObjectPath) else POLL_SECONDS
+        self._poll_s = max(POLL_SECONDS, poll_seconds(run.path))
 
     @property
     def session_id(self) -> str | None:

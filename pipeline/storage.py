@@ -31,6 +31,7 @@ from pipeline.object_store import (
     open_filesystem,
 )
 
+STORE_POLL_SECONDS = 5.0
 SQUEEZED = re.compile(rf"({'|'.join(PACKAGES)}):/+(?=[^/])")
 """The beginning of a URI, also of one that has lost a slash by going through `Path`."""
 
@@ -260,6 +261,11 @@ def as_path(place: str | Path | ObjectPath) -> AnyPath:
     if begin is None:
         return Path(place)
     return ObjectPath(f"{begin[1]}://{text[begin.end() :].rstrip('/')}")
+
+
+def poll_seconds(folder: AnyPath) -> float:
+    """The least time between two looks at what others write, s: of a store they are paid for."""
+    return STORE_POLL_SECONDS if isinstance(folder, ObjectPath) else 0.0
 
 
 def require_local(path: AnyPath, what: str) -> Path:

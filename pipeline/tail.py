@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from pipeline.committed import FileProblem, UnreadableFileError, open_parquet
 from pipeline.rundir import BEGUN_SUFFIX, RunDirectory
 from pipeline.schema import SCHEMA_VERSION, VERSION_KEY, SchemaError, row_schema
 from pipeline.shards import compute_rows_digest
-from pipeline.storage import AnyPath, sorted_glob
+from pipeline.storage import AnyPath, poll_seconds, sorted_glob
 
 READING_THREADS = 16
 """Files read at once: of an object store each waits for a few answers."""
@@ -97,6 +98,7 @@ class CommittedTasks:
         self._run = run
         self._tail = ShardTail(run, ["task_id", "attempts"], skip_present=skip_present)
         self._attempts: dict[str, int] = {}
+        self._next_look = 0.0
 
     def without(self, block: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The tasks of a block that have no row yet beside those that their `attempts` count.
@@ -124,8 +126,13 @@ class CommittedTasks:
         ]
 
     def has(self, task_id: str, number: int) -> bool:
-        """Whether a task has a row of an attempt, or of a later one."""
-        self._read()
+        """Whether a task has a row of an attempt, or of a later one, as far as was last seen.
+
+        A listing of an object store is not repeated within some seconds.
+        """
+        if self._attempts.get(task_id, 0) < number and time.monotonic() >= self._next_look:
+            self._read()
+            self._next_look = time.monotonic() + poll_seconds(self._run.path)
         return self._attempts.get(task_id, 0) >= number
 
     def _read(self) -> None:
