@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.attempts import Attempt, load_attempts, running_here
 from pipeline.committed import FileProblem, UnreadableFileError
-from pipeline.resume import RunRecordError, load_run_record
+from pipeline.resume import RunRecord, RunRecordError, load_run_record
 from pipeline.rundir import RunDirectory, require_run
 from pipeline.session import Session, is_held, load_session
 from pipeline.snapshot import load_task_columns
@@ -24,12 +25,14 @@ class OpenAttempt:
         number: Of the attempt, from 1.
         begun_at: ISO 8601 with time zone.
         host: Of its process; empty where only earlier sessions knew it.
+        actor: Whose attempt it is.
     """
 
     task_id: str
     number: int
     begun_at: str
     host: str
+    actor: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,7 @@ class Evidence:
 
     Attributes:
         manifest: Path of the manifest; None if `run.json` cannot be read.
+        actors: As it was said how many there are to be; None if nothing was said, or is known.
         session: Who works on the run, or was the last to; None if that cannot be read.
         held: Whether a process works on it.
         attempts: The latest attempt of every task that is in a file of attempts.
@@ -46,6 +50,7 @@ class Evidence:
     """
 
     manifest: str | None
+    actors: int | str | None
     session: Session | None
     held: bool
     attempts: tuple[Attempt, ...]
@@ -62,8 +67,10 @@ def load_evidence(run: RunDirectory) -> Evidence:
     require_run(run)
     problems: list[FileProblem] = []
     session, held = _load_session(run, problems)
+    record = _load_record(run, problems)
     return Evidence(
-        manifest=_load_manifest_path(run, problems),
+        manifest=str(record.manifest) if record else None,
+        actors=_find_actors(record),
         session=session,
         held=held,
         attempts=_load_attempts(run, problems),
@@ -97,13 +104,14 @@ def sort_attempts(
             number=attempt.number,
             begun_at=str(attempt.begun_at),
             host=str(attempt.host),
+            actor=str(attempt.actor),
         )
         alive = evidence.held and session is not None and _is_running(attempt, session.id)
         (under_way if alive else died).append(shown)
     return tuple(under_way), tuple(died)
 
 
-def _load_manifest_path(run: RunDirectory, problems: list[FileProblem]) -> str | None:
+def _load_record(run: RunDirectory, problems: list[FileProblem]) -> RunRecord | None:
     try:
         record = load_run_record(run)
     except (RunRecordError, OSError, RecursionError) as error:
@@ -111,8 +119,14 @@ def _load_manifest_path(run: RunDirectory, problems: list[FileProblem]) -> str |
         return None
     if record is None:
         problems.append(FileProblem(run.run_json, "missing"))
-        return None
-    return str(record.manifest)
+    return record
+
+
+def _find_actors(record: RunRecord | None) -> int | str | None:
+    """As the configuration has it; a damaged one may have anything."""
+    config: Any = record.config if record else None
+    actors = config.get("actors") if isinstance(config, dict) else None
+    return actors if isinstance(actors, int | str) else None
 
 
 def _load_session(run: RunDirectory, problems: list[FileProblem]) -> tuple[Session | None, bool]:

@@ -52,6 +52,8 @@ TASK_COLUMNS = (
 """Of a row, in the line of its task."""
 ERROR_LENGTH = 500
 """Characters of an error in the log; the row has the whole."""
+WAITING = "waiting_for_workers"
+"""The event of a cluster that has no node for an actor."""
 FREQUENT = ("task", "block")
 """Events that on an object store may wait for others."""
 TAIL_BYTES = 65_536

@@ -19,7 +19,7 @@ from pipeline.evidence import OpenAttempt, load_evidence, sort_attempts
 from pipeline.inspection import find_file_problems
 from pipeline.next_step import RunState, choose_next_step
 from pipeline.rundir import RunDirectory
-from pipeline.runlog import load_last_event
+from pipeline.runlog import WAITING, load_last_event
 from pipeline.session import Session
 from pipeline.snapshot import RowReader
 from pipeline.tally import (
@@ -66,7 +66,10 @@ class RunStatus:
         missing: Tasks without a row.
         other_rows: Rows of tasks that the manifest does not have (any more).
         left: Tasks that the present session has still to do; null if none works on it.
-        in_flight: Attempts under way: task_id, number, begun_at, host.
+        waiting: What the run waits for, where nothing can be done before it comes; else null.
+        actors: How many have attempts under way.
+        actors_wanted: As it was said: a number, or MIN:MAX; null if nothing was.
+        in_flight: Attempts under way: task_id, number, begun_at, host, actor.
         died: Attempts whose process is gone and that left no row, likewise.
         categories: Numbers by category: category (null: none), tasks, missing, and by status.
         textures_per_minute: Over the last 10 minutes of the present session; null if there is none.
@@ -88,6 +91,9 @@ class RunStatus:
     missing: int | None
     other_rows: int
     left: int | None
+    waiting: str | None
+    actors: int
+    actors_wanted: int | str | None
     in_flight: tuple[OpenAttempt, ...]
     died: tuple[OpenAttempt, ...]
     categories: tuple[CategoryCounts, ...]
@@ -162,6 +168,9 @@ class StatusReader:
             missing=missing,
             other_rows=len(rows) - len(ours),
             left=left,
+            waiting=_find_wait(run) if held else None,
+            actors=len({attempt.actor for attempt in in_flight}),
+            actors_wanted=evidence.actors,
             in_flight=in_flight,
             died=died,
             categories=tally_categories(ours, tasks),
@@ -196,6 +205,12 @@ def _find_state(
     if state == "stopping" or (state == "ended" and stopped):
         return "stopped", None if signal is None else str(signal)
     return ("incomplete" if state in (None, "ended") else "crashed"), None
+
+
+def _find_wait(run: RunDirectory) -> str | None:
+    """What the last line of the log says that the run waits for, if that is what it says."""
+    event = load_last_event(run, "") or {}
+    return str(event["text"]) if event.get("event") == WAITING else None
 
 
 def _each_path_once(problems: list[FileProblem]) -> tuple[FileProblem, ...]:

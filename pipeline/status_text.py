@@ -27,6 +27,7 @@ def status_lines(status: RunStatus) -> list[str]:
     """The state of a run; every character of every line is printable."""
     lines = [
         *_head(status),
+        *_actors(status),
         *_attempts("in flight", status.in_flight),
         *_attempts("died without a row", status.died),
     ]
@@ -79,6 +80,14 @@ def _head(status: RunStatus) -> list[str]:
             left += f", about {duration(status.seconds_left)}"
         lines.append(f"pace: {status.textures_per_minute:.1f} textures/min{left}")
     return lines
+
+
+def _actors(status: RunStatus) -> list[str]:
+    if not status.working:
+        return []
+    wanted = "" if status.actors_wanted is None else f" (--actors {status.actors_wanted})"
+    waiting = [] if status.waiting is None else [status.waiting]
+    return [f"actors: {status.actors} at work{wanted}", *waiting]
 
 
 def _attempts(what: str, attempts: Sequence[OpenAttempt]) -> list[str]:

@@ -16,7 +16,7 @@ from ray.autoscaler.sdk import request_resources
 from pipeline.cluster.nodes import list_nodes
 from pipeline.config import RunConfig
 from pipeline.placement import ActorPlan, Node, describe_nodes
-from pipeline.runlog import RunLog
+from pipeline.runlog import WAITING, RunLog
 from pipeline.terminal import duration
 
 LOOK_SECONDS = 2.0
@@ -130,7 +130,7 @@ class WorkerWatch:
         if now - self._said_at >= SAY_SECONDS:
             self._said_at = now
             self._tell(
-                "waiting_for_workers",
+                WAITING,
                 f"waiting for {self._wanted()}; the cluster has {describe_nodes(nodes)}. Start "
                 "workers (`ray start --address=HEAD:PORT` on each; with an autoscaler see `ray "
                 f"status`). The run ends in {duration(left)}, --wait-for-workers",

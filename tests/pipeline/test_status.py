@@ -23,6 +23,7 @@ from pipeline.runlog import RunLog
 from pipeline.session import Session, hold_run, request_stop
 from pipeline.shards import commit_rows
 from pipeline.status import RunStatus, StatusReader, load_status
+from pipeline.status_text import status_lines
 
 MakeTable = Callable[..., pa.Table]
 IDS = ("a-1", "a-2", "b-1", "b-2")
@@ -329,3 +330,32 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "file", tmp_path / "none"):
         with pytest.raises(NotARunError, match="is no run directory"):
             load_status(RunDirectory(path))
+
+
+def test_who_is_at_work_and_what_is_waited_for(run: RunDirectory) -> None:
+    make_run(run)
+    log = RunLog(run)
+    with hold_run(run) as session:
+        log.event("session_begun", session=session.id)
+        log.event("waiting_for_workers", text="waiting for a node with a GPU; the cluster has none")
+        status = load_status(run)
+        assert (status.actors, status.actors_wanted) == (0, None)
+        assert status.waiting == "waiting for a node with a GPU; the cluster has none"
+        assert status_lines(status)[4:6] == ["actors: 0 at work", status.waiting]
+        log.event("workers_came", text="workers have come")
+        for number in range(2):
+            actor = AttemptFile(run, session.id)
+            actor.begin({IDS[2 * number]: 1, IDS[2 * number + 1]: 1})
+        status = load_status(run)
+        assert (status.actors, len(status.in_flight), status.waiting) == (2, 4, None)
+    assert (load_status(run).actors, load_status(run).waiting) == (0, None)
+
+
+@pytest.mark.parametrize(("config", "wanted"), [({"actors": "1:8"}, "1:8"), ({"actors": []}, None)])
+def test_how_many_actors_were_asked_for(run: RunDirectory, config: Any, wanted: Any) -> None:
+    make_run(run)
+    values = json.loads(run.run_json.read_text())
+    write_json_atomic(run.run_json, values | {"config": config})
+    assert load_status(run).actors_wanted == wanted
+    write_json_atomic(run.run_json, values | {"config": [1]})
+    assert load_status(run).actors_wanted is None

@@ -22,7 +22,8 @@ def counts(category: str | None) -> CategoryCounts:
 
 
 def attempt(task_id: str, host: str = "node-1") -> OpenAttempt:
-    return OpenAttempt(task_id=task_id, number=2, begun_at="2026-01-01T00:00:00+00:00", host=host)
+    begun_at = "2026-01-01T00:00:00+00:00"
+    return OpenAttempt(task_id=task_id, number=2, begun_at=begun_at, host=host, actor="node-1-9-a")
 
 
 @pytest.fixture
@@ -39,6 +40,9 @@ def status() -> RunStatus:
         missing=2,
         other_rows=0,
         left=2,
+        waiting=None,
+        actors=1,
+        actors_wanted="1:8",
         in_flight=(attempt("b"),),
         died=(),
         categories=(counts("bark"), counts(None)),
@@ -57,6 +61,7 @@ def test_all_that_is_known_is_said(status: RunStatus) -> None:
         "session: s, process 7 on node-1, begun 2026-01-01T00:00:00+00:00",
         "tasks: 7 ok, 1 failed of 10, 2 missing",
         "pace: 1.2 textures/min, 2 tasks left, about 1 min 36 s",
+        "actors: 1 at work (--actors 1:8)",
         "in flight: 1",
         "  b, attempt 2, since 2026-01-01T00:00:00+00:00 on node-1",
         "last error: a at then: E: what",
