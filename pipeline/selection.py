@@ -240,7 +240,8 @@ def _describe(rows: pa.Table) -> str:
     for name in ("split", "category"):
         counts = pc.value_counts(rows[name].combine_chunks()).to_pylist()
         pairs = sorted((str(count["values"]), count["counts"]) for count in counts)
-        parts.append(f"{name} " + ", ".join(f"{value}: {n}" for value, n in pairs[:MAX_NAMED]))
+        if pairs:
+            parts.append(f"{name} " + ", ".join(f"{value}: {n}" for value, n in pairs[:MAX_NAMED]))
     return "; ".join(parts)
 
 

@@ -52,7 +52,7 @@ class StreamedTextures(IterableDataset[tuple[Any, Any]]):
     Raises:
         NotARunError: It is no run directory.
         SelectionError: No texture is chosen, one has an unknown category, or files are damaged.
-        ValueError: No such rank.
+        ValueError: No such rank, or fewer textures than ranks with `even="drop"`.
     """
 
     def __init__(
@@ -82,6 +82,9 @@ class StreamedTextures(IterableDataset[tuple[Any, Any]]):
         self.transform, self.target_transform = transform, target_transform
         self._buffer, self._seed, self._even = buffer, seed, even
         self._rank, self._world_size = _resolve_rank(rank, world_size)
+        if even == "drop" and len(self.rows) < self._world_size:
+            got = f"{len(self.rows)} textures for {self._world_size} ranks"
+            raise ValueError(f"even 'drop': {got}, all would be left out; expected more, or 'pad'")
         self._group = number_groups(self.rows)
         # Shared, because workers that persist have a copy of everything else.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]

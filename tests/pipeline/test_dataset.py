@@ -363,6 +363,16 @@ def test_ranks_can_be_made_equally_long(
     assert sum(counts.values()) - len(counts) == {"pad": 1}.get(even, 0)
 
 
+def test_ranks_that_would_all_be_empty_are_refused(
+    run: RunDirectory, make_table: Callable[..., pa.Table]
+) -> None:
+    commit_rows(run, make_table(["a", "b"]))
+    with pytest.raises(ValueError, match="2 textures for 3 ranks, all would be left out"):
+        StreamedTextures(run, even="drop", rank=0, world_size=3)
+    padded = [StreamedTextures(run, even="pad", rank=rank, world_size=3) for rank in range(3)]
+    assert [len(list(stream)) for stream in padded] == [1, 1, 1]
+
+
 def test_workers_that_persist_hear_of_the_next_epoch(finished: RunDirectory) -> None:
     stream = StreamedTextures(finished, transform=as_bytes)
     loader = DataLoader(

@@ -379,3 +379,22 @@ def test_a_full_disk(
     assert call("export", filled.path, "--all", "--to", form, "--out", out)[0] == 0
     export_run(filled, form, tmp_path / "whole", EVERYTHING)
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_disk_that_is_full_while_it_overwrites_leaves_the_old_export(
+    filled: RunDirectory, small_disk: Path, crowded_disk: Callable[[int], None], call: Call
+) -> None:
+    out = small_disk / "out"
+    export_run(filled, "folder", out, EVERYTHING)
+    old = contents(out)
+    crowded_disk(16)
+    words = ("export", filled.path, "--all", "--to", "webdataset", "--out", out, "--overwrite")
+    code, _, err = call(*words)
+    assert (code, "No space left on device" in err) == (2, True)
+    assert {name: data for name, data in contents(out).items() if WORK not in name} == old
+    export_run(filled, "folder", out, EVERYTHING)
+    assert contents(out) == old
+    (small_disk / "filler").unlink()
+    assert call(*words)[0] == 0
+    assert (out / "train-000000.tar").exists()
+    assert not (out / "bark").exists()
