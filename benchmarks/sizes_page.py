@@ -4,9 +4,10 @@
     python -m benchmarks.sizes_page --exemplars demo-images --textures textures --sheet sizes.jpg
 
 The `default` preset, one seed. Writes one sheet: an exemplar, its textures of 1, 2 and 4 times its
-side, a texture laid 2 by 2 that was made not to tile and one that was, and a blend of two exemplars
-between its parents. Prints the seam score of every exemplar, of its texture and of its tileable
-texture, which differ in nothing else. Textures are kept as PNG, and a later run takes them up.
+side, a texture laid 2 by 2 of which nothing was periodic, one that was made to tile, and a blend of
+two exemplars below its parents. Prints the seam score of every exemplar and of four textures: to
+tile or not, with the preset's spectrum term and random-phase start, both periodic, or with neither.
+Textures are kept as PNG, and a later run takes them up.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from benchmarks.comparisons import geometric_mean
 from benchmarks.environment import describe_environment
 from benchmarks.exemplars import add_options, load_inputs
 from benchmarks.published_pairs import obtain_texture
@@ -29,6 +30,12 @@ from texsynth.images import tensor_to_pil
 
 LARGER = {4: 0.6, 2: 1.0}
 """Side over the exemplar's, to the share of the budget: the largest is dear. The dearest first."""
+TILEABLE, APERIODIC = "-tileable", "-aperiodic"
+PERIODIC: dict[str, dict[str, Any]] = {
+    "": {},
+    APERIODIC: {"spectrum": "none", "start": "noise"},
+}
+"""With the preset's spectrum term and start, which are periodic, or without."""
 GAP, CAPTION = 8, 18
 """Between pictures, and for the words below one, px."""
 JPEG_QUALITY = 88
@@ -55,13 +62,12 @@ class Workshop:
         exemplar: Tensor,
         *,
         factor: int = 1,
-        tileable: bool = False,
         partner: Tensor | None = None,
+        **settings: Any,
     ) -> Tensor:
         """A texture, [3, H, W], `factor` times as large as its exemplar."""
-        config = SynthesisConfig.preset(
-            "default", evaluations=LARGER.get(factor, 1.0) * self.evaluations, tileable=tileable
-        )
+        evaluations = LARGER.get(factor, 1.0) * self.evaluations
+        config = SynthesisConfig.preset("default", evaluations=evaluations, **settings)
         size = None if factor == 1 else (factor * exemplar.shape[1], factor * exemplar.shape[2])
         path = self.folder / f"{name}.png"
         return obtain_texture(
@@ -69,43 +75,38 @@ class Workshop:
         ).image
 
 
-def make_tiles(
-    workshop: Workshop, exemplars: Mapping[str, Tensor]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Name of the exemplar to its texture and its tileable texture, [3, H, W] each."""
+def make_tiles(workshop: Workshop, exemplar: Tensor, name: str) -> dict[str, Tensor]:
+    """Its textures, [3, H, W] each, by PERIODIC and then by whether they are to tile."""
     return {
-        name: (
-            workshop.make(name, exemplar),
-            workshop.make(f"{name}-tileable", exemplar, tileable=True),
+        f"{periodic}{tileable}": workshop.make(
+            f"{name}{periodic}{tileable}", exemplar, tileable=bool(tileable), **settings
         )
-        for name, exemplar in exemplars.items()
+        for periodic, settings in PERIODIC.items()
+        for tileable in ("", TILEABLE)
     }
 
 
 def describe_seams(
-    exemplars: Mapping[str, Tensor], tiles: Mapping[str, tuple[Tensor, Tensor]]
+    exemplars: Mapping[str, Tensor], tiles: Mapping[str, Mapping[str, Tensor]]
 ) -> list[str]:
     """Seam scores as a Markdown table, exemplar by exemplar, and their means."""
     lines = [
-        "| exemplar | itself | texture | tileable texture | texture / tileable |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| exemplar | itself | texture | tileable | without spectrum term | the same, tileable |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    columns = []
-    for name, exemplar in exemplars.items():
-        scores = [float(seam_score(image[None])) for image in (exemplar, *tiles[name])]
-        columns.append(scores)
-        cells = [*(f"{score:.2f}" for score in scores), f"{scores[1] / scores[2]:.1f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    own, textures, tileable = zip(*columns, strict=True)
-    ratio = geometric_mean(a / b for a, b in zip(textures, tileable, strict=True))
-    means = [*(f"{statistics.mean(scores):.2f}" for scores in (own, textures, tileable))]
-    lines.append(f"| mean | {' | '.join(means)} | {ratio:.1f} (geometric) |")
+    rows = {
+        name: [float(seam_score(image[None])) for image in (exemplar, *tiles[name].values())]
+        for name, exemplar in exemplars.items()
+    }
+    rows["mean"] = [statistics.mean(column) for column in zip(*rows.values(), strict=True)]
+    for name, scores in rows.items():
+        lines.append(f"| {name} | {' | '.join(f'{score:.2f}' for score in scores)} |")
     return lines
 
 
 def draw_sheet(
     exemplars: Mapping[str, Tensor],
-    tiles: Mapping[str, tuple[Tensor, Tensor]],
+    tiles: Mapping[str, Mapping[str, Tensor]],
     larger: Mapping[int, Tensor],
     blend: Tensor,
     arguments: argparse.Namespace,
@@ -113,7 +114,7 @@ def draw_sheet(
     """All pictures with their captions: sizes above, then tiles and the blend."""
     shown, tiled, partner = arguments.shown, arguments.tiled, arguments.partner
     own, partners = exemplars[shown], exemplars[partner]
-    texture, (open_tile, tile) = tiles[shown][0], tiles[tiled]
+    texture, open_tile, tile = tiles[shown][""], tiles[tiled][APERIODIC], tiles[tiled][TILEABLE]
     small = _join(
         [_caption(f"{shown}, {own.shape[2]} px", own), _caption("texture", texture)], across=True
     )
@@ -124,7 +125,7 @@ def draw_sheet(
     bands = (
         [_join([small, enlarged[2]], across=False), enlarged[4]],
         [
-            _caption(f"{tiled}, 2 x 2, not tileable", open_tile.repeat(1, 2, 2)),
+            _caption(f"{tiled}, 2 x 2, neither", open_tile.repeat(1, 2, 2)),
             _caption(f"{tiled}, 2 x 2, tileable", tile.repeat(1, 2, 2)),
             _join([parents, _caption("blend, half of each", blend)], across=False),
         ],
@@ -180,7 +181,7 @@ def main() -> None:
     partner = exemplars[arguments.partner]
     name = f"{arguments.shown}-{arguments.partner}"
     blend = workshop.make(name, shown, partner=partner)
-    tiles = make_tiles(workshop, exemplars)
+    tiles = {name: make_tiles(workshop, own, name) for name, own in exemplars.items()}
     draw_sheet(exemplars, tiles, larger, blend, arguments).save(
         arguments.sheet, quality=JPEG_QUALITY, optimize=True
     )
