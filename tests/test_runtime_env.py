@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.job import STOP_GRACE_SECONDS
+
 runtime_env = pytest.importorskip("ray.runtime_env")
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +72,4 @@ def test_what_the_package_is_built_from_is_sent(values: dict[str, Any]) -> None:
 
 
 def test_a_stopped_job_has_the_time_to_end_in_order(values: dict[str, Any]) -> None:
-    from pipeline.job import STOP_GRACE_SECONDS
-
     assert float(values["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= STOP_GRACE_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -9,7 +10,6 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ def _ask_clock(node_id: str) -> Clock | None:
     return Clock.of(asked, time.time(), answer) if isinstance(answer, float) else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _token(out: str | None) -> Iterator[Token | None]:
     """The driver's file in the run directory; whatever was written there goes at the end."""
     if out is None:
@@ -205,8 +205,10 @@ def _token(out: str | None) -> Iterator[Token | None]:
     finally:
         for file in sorted_glob(path, token.name("*")):
             file.unlink(missing_ok=True)
-        for folder in made:
-            folder.rmdir()
+        # Unless somebody else has put something there meanwhile.
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def _has_written(token: Token, node_id: str) -> bool:

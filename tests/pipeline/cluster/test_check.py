@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +13,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline.cluster import probe
+from pipeline.cluster import check, probe
 from pipeline.cluster.check import CheckPlan, check_cluster
-from pipeline.cluster.probe import EXCHANGED, Outcome, Token, probe_node, try_texture
+from pipeline.cluster.probe import EXCHANGED, NodeReport, Outcome, Token, probe_node, try_texture
 from pipeline.cluster.verdict import find_problems
 from pipeline.config import RunConfig
 from pipeline.preflight import check_run
@@ -44,9 +46,27 @@ def address() -> Iterator[str]:
             os.environ["PYTHONPATH"] = before
 
 
+def probe_of_a_module_that_only_the_driver_has(folder: Path) -> Callable[..., NodeReport]:
+    (folder / "only_here.py").write_text(
+        "from pipeline.cluster.probe import probe_node as real\n"
+        "def probe_node(*arguments):\n    return real(*arguments)\n"
+    )
+    sys.path.insert(0, str(folder))
+    try:
+        found: Callable[..., NodeReport] = importlib.import_module("only_here").probe_node
+        return found
+    finally:
+        sys.path.remove(str(folder))
+
+
 @pytest.mark.slow
 def test_two_nodes_are_fit_and_nothing_is_left_behind(
-    address: str, call: Call, make_manifest: MakeManifest, quick_config: MakeConfig, tmp_path: Path
+    address: str,
+    call: Call,
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     manifest, out = make_manifest(["a"]), tmp_path / "runs" / "new"
     weights = quick_config().weights
@@ -78,6 +98,11 @@ def test_two_nodes_are_fit_and_nothing_is_left_behind(
     problems = find_problems(check_cluster(address, plan))
     assert [problem.split(":")[0] for problem in problems][:2] == ["driver", "cluster"]
     assert sum("absent.safetensors" in problem for problem in problems) == 3
+    monkeypatch.setattr(check, "probe_node", probe_of_a_module_that_only_the_driver_has(tmp_path))
+    bare = CheckPlan(config=quick_config(), out=None, root="", task=None, timeout_s=60)
+    problems = find_problems(check_cluster(address, bare))
+    assert sum("no answer: ModuleNotFoundError: No module" in problem for problem in problems) == 2
+    monkeypatch.undo()
     hurried = CheckPlan(config=quick_config(), out=None, root="", task=None, timeout_s=0.001)
     problems = find_problems(check_cluster(address, hurried))
     assert sum("no answer: none in 0.001 s" in problem for problem in problems) == 2

@@ -1,0 +1,61 @@
+"""What `docs/cluster.md` and the heads of the launch files tell a reader to type."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/cluster.md"
+PAGES = (PAGE, ROOT / "cluster.yaml", ROOT / "deploy/Dockerfile", ROOT / "deploy/runtime_env.yaml")
+COMMAND = re.compile(r"\btexsynth ((?:run|plan|status|failures|cluster check) [^`'\n]*)")
+INLINE = re.compile(r"(?<!`)`(?!`)[^`]+`(?!`)")
+
+
+def read(page: Path) -> str:
+    """Text in which a command that goes on in the next line is one line, comments aside."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".md":
+        # Prose breaks lines inside `...`, blocks of commands do not.
+        return INLINE.sub(lambda found: " ".join(found[0].split()), text)
+    return re.sub(r"\\\n#? *", "", text)
+
+
+def commands() -> list[str]:
+    found = [command for page in PAGES for command in COMMAND.findall(read(page))]
+    return sorted({command.partition("#")[0].strip() for command in found if "..." not in command})
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) >= 10
+    assert any(command.startswith("run ") for command in commands())
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_one_that_texsynth_takes(command: str) -> None:
+    words = shlex.split(command.replace("MANIFEST", "m.csv").replace(" P", " 1.00"))
+    app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("place", re.findall(r"\]\(([^)#]+)\)", PAGE.read_text()))
+def test_every_link_leads_to_a_file(place: str) -> None:
+    assert (PAGE.parent / place).exists()
+
+
+def test_every_way_to_launch_has_ten_steps() -> None:
+    sections = PAGE.read_text(encoding="utf-8").split("\n## ")
+    launching = [section for section in sections if section.startswith("Launching ")]
+    assert len(launching) == 4
+    for section in launching:
+        steps = re.findall(r"^(\d+)\. ", section, re.M)
+        assert steps == [str(number) for number in range(1, 11)]
+
+
+@pytest.mark.parametrize("test", re.findall(r"tests/\w+\.py", PAGE.read_text()))
+def test_every_test_that_is_named_is_there(test: str) -> None:
+    assert (ROOT / test).is_file()
