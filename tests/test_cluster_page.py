@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -9,12 +10,18 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import app
+from pipeline.measured import MeasuredSpeed, scale_levels
+from texsynth import SynthesisConfig
+from texsynth.levels import compute_levels
+from texsynth.sensitivity import measuring_cost
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/cluster.md"
 PAGES = (PAGE, ROOT / "cluster.yaml", ROOT / "deploy/Dockerfile", ROOT / "deploy/runtime_env.yaml")
 COMMAND = re.compile(r"\btexsynth ((?:run|plan|status|failures|cluster check) [^`'\n]*)")
 INLINE = re.compile(r"(?<!`)`(?!`)[^`]+`(?!`)")
+
+PLACEHOLDERS = {"MANIFEST": "m.csv", "P": "1.00", "S": "0.01", "N": "250"}
 
 
 def read(page: Path) -> str:
@@ -38,7 +45,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_is_one_that_texsynth_takes(command: str) -> None:
-    words = shlex.split(command.replace("MANIFEST", "m.csv").replace(" P", " 1.00"))
+    words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)]
     app.parse_args(words, exit_on_error=False, print_error=False)
 
 
@@ -59,3 +66,20 @@ def test_every_way_to_launch_has_ten_steps() -> None:
 @pytest.mark.parametrize("test", re.findall(r"tests/\w+\.py", PAGE.read_text()))
 def test_every_test_that_is_named_is_there(test: str) -> None:
     assert (ROOT / test).is_file()
+
+
+@pytest.mark.parametrize(
+    "row", re.findall(r"^\| (0[.\d]+) \| (\S+) \| (\S+) \|$", PAGE.read_text(), re.M)
+)
+def test_the_table_of_costs_is_what_plan_prints(row: tuple[str, str, str]) -> None:
+    seconds, *expected = map(float, row)
+    config = SynthesisConfig.preset("default")
+    sizes = compute_levels(config, 256, 256)
+    for evaluations, usd in zip((250, config.evaluations), expected, strict=True):
+        budget = dataclasses.replace(config, evaluations=evaluations)
+        speed = MeasuredSpeed(seconds_by_lanes={0: seconds}, side_px=256, device_name="")
+        total = sum(
+            (level.evaluations_per_task + measuring_cost(config)) * level.device_s_per_evaluation
+            for level in scale_levels(speed, 0, budget, sizes)
+        )
+        assert float(f"{1000 * total / 3600:.3g}") == usd
