@@ -165,9 +165,9 @@ def _plan_cpu_actors(config: RunConfig, workers: Sequence[Node], pending: int) -
         memory, places = 0, [on_a_node] * len(workers)
     if elastic or config.address is not None:
         # A pool that grows, or is to go on with fewer nodes, takes what is spared for its feeding,
-        # and starves; what keeps it from that is memory.
-        each = [int(n.memory_bytes) // count for n, count in zip(workers, places, strict=True)]
-        memory = max(memory, min(each))
+        # and starves; what keeps it from that is memory, too much for one more on a node.
+        each = [n.memory_bytes / (count + 0.5) for n, count in zip(workers, places, strict=True)]
+        memory = max(memory, int(min(each)))
     # Ray takes fractions below 1 to four digits, and whole numbers above.
     share = math.floor(share) if share >= 1 else math.floor(1e4 * share) / 1e4
     resources = {"num_cpus": share, **({"memory": memory} if memory else {})}

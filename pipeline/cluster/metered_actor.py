@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -76,12 +77,17 @@ class MeteredActor(SynthesisActor):
 
     def _log_leaving(self, tasks: pa.Table) -> None:
         """Say what is left to others; the block's other rows are committed."""
-        names = [task["task_id"] for task in self._committed.without(tasks.to_pylist())]
+        names = tasks["task_id"].to_pylist()
+        # A store that does not answer must not keep the process from ending.
+        with contextlib.suppress(OSError):
+            names = [task["task_id"] for task in self._committed.without(tasks.to_pylist())]
         logger.warning("%s; left to others: %s", self.leaving, ", ".join(names) or "nothing")
         actor = self._attempts.name
         RunLog(self._run).event("actor_left", actor=actor, reason=self.leaving, tasks=names)
 
     def _end(self) -> None:
-        """End the process, with nothing in it that is not on the disk."""
-        self.close()
-        os._exit(EXIT_LEFT)
+        """End the process, with nothing in it that is not on the disk, if that takes it."""
+        try:
+            self.close()
+        finally:
+            os._exit(EXIT_LEFT)

@@ -7,15 +7,17 @@ But somebody has to hear of it, and the wait has an end.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import ray.exceptions
 from ray.autoscaler.sdk import request_resources
 
 from pipeline.cluster.nodes import list_nodes
 from pipeline.config import RunConfig
-from pipeline.placement import ActorPlan, Node, describe_nodes
+from pipeline.placement import LEAST_CLUSTER_CPUS, ActorPlan, Node, describe_nodes
 from pipeline.runlog import WAITING, RunLog
 from pipeline.terminal import duration
 
@@ -23,6 +25,8 @@ LOOK_SECONDS = 2.0
 """Between two looks at the nodes."""
 SAY_SECONDS = 30.0
 """Between two lines about the same wait."""
+
+logger = logging.getLogger(__name__)
 
 
 class WorkersError(OSError):
@@ -82,6 +86,9 @@ class WorkerWatch:
                     self.error = error
                     self.failed.set()
                     return
+                except ray.exceptions.RayError as error:
+                    # A head that does not answer for good ends the run by itself.
+                    logger.warning("nodes are not known for the moment: %s", error)
 
         thread = threading.Thread(target=watch, daemon=True, name="workers")
         thread.start()
@@ -89,7 +96,7 @@ class WorkerWatch:
             yield
         finally:
             ended.set()
-            thread.join()
+            thread.join(LOOK_SECONDS)
             self._end_request()
 
     def look(self, fits: Callable[[Node], bool]) -> bool:
@@ -148,7 +155,9 @@ class WorkerWatch:
     def _request(self) -> None:
         """Ask an autoscaler, if there is one: it starts nothing that nobody has asked for."""
         least, _ = self._config.actor_bounds or (1, 1)
-        request_resources(bundles=[{"CPU" if self._config.device == "cpu" else "GPU": 1}] * least)
+        on_cpu = self._config.device == "cpu"
+        bundle = {"CPU": int(LEAST_CLUSTER_CPUS)} if on_cpu else {"GPU": 1}
+        request_resources(bundles=[bundle] * least)
 
     def _end_request(self) -> None:
         """Take back what was asked for: from here on the actors themselves are the demand."""

@@ -123,6 +123,22 @@ def test_under_ray_the_process_ends_and_the_log_names_the_tasks(
     assert left["tasks"] == ["b-c0-v0", "c-c0-v0"]
 
 
+def test_a_disk_that_takes_nothing_does_not_keep_it_from_ending(
+    metered: Any, block: tuple[RunConfig, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*values: Any) -> None:
+        raise OSError(28, "full")
+
+    def leave(row: Any) -> None:
+        monkeypatch.setattr(metered._writer, "close", refuse)
+        monkeypatch.setattr(metered._committed, "without", refuse)
+        metered.leave("spot")
+
+    metered.row_ended = leave
+    with pytest.raises(ExitedError):
+        metered(block[1])
+
+
 def test_an_idle_one_ends_at_once(metered: Any, run: RunDirectory) -> None:
     with pytest.raises(ExitedError):
         metered.leave("SIGTERM")

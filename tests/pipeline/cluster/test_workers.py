@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ray.exceptions import RayError
 
 from pipeline.cluster import workers
 from pipeline.cluster.workers import WorkersError, WorkerWatch
@@ -59,15 +61,20 @@ def test_workers_that_are_there_are_not_waited_for(make_watch: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "wanted", "resource", "worker"),
+    ("device", "wanted", "bundle", "worker"),
     [
-        ("cuda", "a node with a GPU", "GPU", ON_GPU),
-        ("cpu", "a node with CPUs", "CPU", ON_CPUS),
-        (None, "a node with a GPU or CPUs", "GPU", ON_CPUS),
+        ("cuda", "a node with a GPU", {"GPU": 1}, ON_GPU),
+        ("cpu", "a node with CPUs", {"CPU": 2}, ON_CPUS),
+        (None, "a node with a GPU or CPUs", {"GPU": 1}, ON_CPUS),
     ],
 )
 def test_a_head_alone_waits_says_for_what_and_asks_the_autoscaler(
-    make_watch: Any, run: RunDirectory, device: str, wanted: str, resource: str, worker: Node
+    make_watch: Any,
+    run: RunDirectory,
+    device: str,
+    wanted: str,
+    bundle: dict[str, int],
+    worker: Node,
 ) -> None:
     cluster, watch = make_watch(*[[HEAD]] * 40, [HEAD, worker], device=device, actors="2:4")
     assert watch.await_workers(lambda: False) == [HEAD, worker]
@@ -80,7 +87,7 @@ def test_a_head_alone_waits_says_for_what_and_asks_the_autoscaler(
     assert [line[:12] for line in others] == ["waiting for "] * 2
     assert last.startswith("workers have come: 2 nodes with 8 CPUs")
     # Taken back when they are there: or an autoscaler would keep them for ever.
-    assert cluster.requests == [[{resource: 1}] * 2, []]
+    assert cluster.requests == [[bundle] * 2, []]
     events = [json.loads(line)["event"] for line in run.log.read_text().splitlines()]
     assert events == ["waiting_for_workers"] * 3 + ["workers_came"]
 
@@ -126,3 +133,24 @@ def test_a_run_that_has_lost_all_workers_for_good_ends(
     with watch.watching(ActorPlan(least=1, most=1, resources={"num_gpus": 1})):
         assert watch.failed.wait(20.0)
     assert isinstance(watch.error, WorkersError)
+
+
+def test_a_head_that_does_not_answer_for_a_moment_is_asked_again(
+    make_watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, watch = make_watch([HEAD, ON_GPU], device="cuda")
+    looks: list[int] = []
+    again = threading.Event()
+
+    def look() -> list[Node]:
+        looks.append(1)
+        if len(looks) == 1:
+            raise RayError("no answer")
+        again.set()
+        return [HEAD, ON_GPU]
+
+    monkeypatch.setattr(workers, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "list_nodes", look)
+    with watch.watching(ActorPlan(least=1, most=1, resources={"num_gpus": 1})):
+        assert again.wait(20.0)
+    assert watch.error is None
