@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,11 +54,13 @@ def local_ray() -> Iterator[None]:
     """A Ray of its own, as a run starts it, but with CPUS."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init("local", num_cpus=CPUS, include_dashboard=False, log_to_driver=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # Ray warns on the standard output of having more workers than cores.
+    with contextlib.redirect_stdout(sys.stderr):
+        ray.init("local", num_cpus=CPUS, include_dashboard=False, log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def measure_driver(actors: int, blocks: int, rows_per_block: int, size_px: int) -> DriverCost:

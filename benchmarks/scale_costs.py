@@ -14,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 from rich.console import Console
 
 from benchmarks.synthetic_run import SyntheticRun, make_noise_png
 from pipeline.attempts import AttemptFile, load_attempts
+from pipeline.config import RunConfig
+from pipeline.prepare import ExemplarSource, prepare_tasks
 from pipeline.progress import RunProgress
 from pipeline.rundir import RunDirectory
 from pipeline.runlog import RunLog
@@ -25,11 +28,15 @@ from pipeline.schema import row_schema
 from pipeline.shards import commit_rows
 from pipeline.storage import sorted_glob
 from pipeline.tail import CommittedTasks
+from pipeline.tasks import expand_tasks
 
 SHARDS = 100
 SHARD_ROWS = (4, 32)
 """In a small and in a large shard: their difference is what rows cost."""
 LISTED = 20_000
+SOURCE_PX = (480, 640)
+"""As most images of DTD have."""
+SOURCES = 50
 ACTORS = 200
 LANES = 64
 """In flight in the file of attempts of every actor, as on a GPU."""
@@ -40,6 +47,7 @@ class StepCosts:
     """CPU seconds of single steps, unless said otherwise.
 
     Attributes:
+        prepare: To read, decode, crop and shrink a JPEG of SOURCE_PX, for all tasks of its crop.
         commit_shard, commit_row: Of an actor, to write a shard, and more for each row in it.
         count_shard, count_row: Of the driver, to read a new shard, and more for each row of it: to
             count it and write its line in the log.
@@ -50,6 +58,7 @@ class StepCosts:
         row_bytes: Of a committed row without its picture, bytes.
     """
 
+    prepare: float
     commit_shard: float
     commit_row: float
     count_shard: float
@@ -76,6 +85,7 @@ def measure_steps(size_px: int) -> StepCosts:
             tasks = {f"category_00000{lane:02d}-c{number}-v0": 1 for lane in range(LANES)}
             AttemptFile(run, "session").begin(tasks)
         attempts = cpu_seconds(lambda: load_attempts(run)) / ACTORS
+        prepare = _measure_prepare(Path(folder), size_px)
         committed = CommittedTasks(run)
         blocks = [[{"task_id": f"t{number}", "attempts": 0}] for number in range(SHARDS)]
         begin = cpu_seconds(lambda: _each(committed.without, blocks)) / SHARDS
@@ -83,6 +93,7 @@ def measure_steps(size_px: int) -> StepCosts:
         (large[i] - small[i]) / (SHARD_ROWS[1] - SHARD_ROWS[0]) for i in (0, 1)
     )
     return StepCosts(
+        prepare=prepare,
         commit_shard=small[0] - SHARD_ROWS[0] * commit_row,
         commit_row=commit_row,
         count_shard=small[1] - SHARD_ROWS[0] * count_row,
@@ -105,6 +116,19 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 def _each(do: Callable[[list[dict[str, object]]], object], values: Iterable[object]) -> None:
     for value in values:
         do(value)  # type: ignore[arg-type]
+
+
+def _measure_prepare(folder: Path, size_px: int) -> float:
+    """CPU of preparing one exemplar."""
+    height, width = SOURCE_PX
+    noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    Image.fromarray(noise).resize((width, height)).save(folder / "x.jpg", quality=90)
+    names = [f"x{number}" for number in range(SOURCES)]
+    exemplars = pa.table({"exemplar_id": names, "path": ["x.jpg"] * SOURCES})
+    tasks = expand_tasks(exemplars, crops=1, variations=1, seed=0)
+    config = RunConfig.model_validate({"weights": "random:0", "size": size_px}).resolved()
+    source = ExemplarSource(str(folder), config)
+    return cpu_seconds(lambda: prepare_tasks(tasks, source)) / SOURCES
 
 
 def _measure_shards(folder: Path, rows: int, size_px: int) -> tuple[float, float, float, float]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.committed import FileProblem, read_committed
+from pipeline.committed import FileProblem
 from pipeline.rundir import RunDirectory
+from pipeline.snapshot import read_each_file_once
 from pipeline.terminal import first_line
 
 COLUMNS = ("task_id", "status", "attempts", "stop_reason", "error_type", "error")
@@ -63,17 +64,18 @@ def describe_outcome(
         problems: files that could not be read.
         stopped_by: the signal that ended the run early, if any.
     """
-    committed, _ = read_committed(run, COLUMNS)
+    committed, _ = read_each_file_once(run, COLUMNS)
     ours = committed.filter(pc.is_in(committed["task_id"], task_ids))
     missing = len(task_ids) - len(ours)
     errors = Counter(
         _describe_error(row) for row in ours.filter(pc.not_equal(ours["status"], "ok")).to_pylist()
     )
+    counts = pc.value_counts(ours["status"]).to_pylist()
     return RunOutcome(
         run=run,
         tasks=len(task_ids),
         done_now=_count_done(ours, pending),
-        statuses=dict(Counter(ours["status"].to_pylist())),
+        statuses={item["values"]: item["counts"] for item in counts},
         errors=dict(errors.most_common()),
         missing=missing,
         problems=problems,
