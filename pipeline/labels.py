@@ -15,15 +15,20 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from pipeline.committed import read_from_scan
+from pipeline.committed import Scan, read_from_scan
 from pipeline.rundir import RunDirectory
 from pipeline.selection import SelectionError
 
 
 def list_classes(run: RunDirectory) -> list[str]:
     """The categories of all rows of a run, failed ones too, sorted as `torchvision` sorts them."""
-    names = read_from_scan(run, lambda scan: scan.winners["category"].unique())
-    return sorted(name for name in names.to_pylist() if name is not None)
+    return read_from_scan(run, classes_in_scan)
+
+
+def classes_in_scan(scan: Scan) -> list[str]:
+    """As `list_classes`."""
+    names = scan.winners["category"].unique().to_pylist()
+    return sorted(name for name in names if name is not None)
 
 
 def choose_classes(run: RunDirectory, classes: Sequence[str] | None, real: Any = None) -> list[str]:

@@ -99,7 +99,12 @@ def locate_rows(run: RunDirectory, selection: Selection) -> pa.Table:
         SelectionError: No such column or category, no texture chosen, or damaged files.
     """
     require_run(run)
-    rows = read_from_scan(run, lambda scan: _read_textures(run, scan, selection))
+    return read_from_scan(run, lambda scan: locate_in_scan(run, scan, selection))
+
+
+def locate_in_scan(run: RunDirectory, scan: Scan, selection: Selection) -> pa.Table:
+    """As `locate_rows`, for who reads more of the same rows; raises as `read_rows`, too."""
+    rows = _read_textures(run, scan, selection)
     chosen = rows.filter(_is_chosen(rows, selection)).select(LOCATED.names)
     if not len(chosen):
         raise SelectionError(f"{run.path}: no texture is of {selection}: {_describe(rows)}")

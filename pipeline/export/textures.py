@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from pipeline.committed import Scan, UnreadableFileError, read_from_scan, read_rows
 from pipeline.export.names import make_names
-from pipeline.labels import list_classes
+from pipeline.labels import classes_in_scan
 from pipeline.manifest.checks import SPLIT_COLUMNS
 from pipeline.manifest.sources import JOINT_LABELS
 from pipeline.parents import PARENTS
-from pipeline.rundir import RunDirectory
-from pipeline.selection import LOCATED, Selection, SelectionError, locate_rows, read_images
+from pipeline.rundir import RunDirectory, require_run
+from pipeline.selection import LOCATED, Selection, SelectionError, locate_in_scan, read_images
 from pipeline.shards import ROW_GROUP_ROWS, compute_rows_digest
 
 UNCATEGORISED = "uncategorised"
@@ -138,18 +138,22 @@ def load_textures(run: RunDirectory, selection: Selection) -> Textures:
 
     Raises:
         NotARunError: It is no run directory.
-        SelectionError: There are none, or the run was changed meanwhile.
+        SelectionError: There are none, or files are damaged.
     """
-    located = locate_rows(run, selection)
-    further = read_from_scan(run, _read_further)
+    require_run(run)
+    # In one scan: in another, a task may have another row by then.
+    return read_from_scan(run, lambda scan: _read_textures(run, scan, selection))
+
+
+def _read_textures(run: RunDirectory, scan: Scan, selection: Selection) -> Textures:
+    located, further = locate_in_scan(run, scan, selection), _read_further(scan)
     row = pc.index_in(located["task_id"], further["task_id"])
-    if row.null_count:
-        raise SelectionError(f"{run.path}: was changed meanwhile; try again")
     further = further.drop_columns(["task_id"]).take(row)
     for name in further.column_names:
         located = located.append_column(name, further[name])
     order = [("category", "ascending"), ("task_id", "ascending")]
-    classes = dict.fromkeys([*list_classes(run), *_filled(located["category"], UNCATEGORISED)])
+    named = _filled(located["category"], UNCATEGORISED)
+    classes = dict.fromkeys([*classes_in_scan(scan), *named])
     return Textures(run, selection, located.sort_by(order).combine_chunks(), tuple(classes))
 
 

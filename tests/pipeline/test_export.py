@@ -21,7 +21,9 @@ import yaml
 from PIL import Image
 from torchvision.datasets import DTD, ImageFolder
 
+import pipeline.committed
 from pipeline.export import FORMS, ExportError, FormName, export_run
+from pipeline.export.textures import load_textures
 from pipeline.finalize import finalize
 from pipeline.manifest import load_manifest
 from pipeline.rundir import RunDirectory
@@ -402,3 +404,24 @@ def test_a_long_id_makes_a_name_that_a_manifest_takes(
     assert {len(name) for name in names} == {200}
     with pytest.raises(ExportError, match="form 'tar'"):
         export_run(run, "tar", tmp_path / "tar", EVERYTHING)  # type: ignore[arg-type]
+
+
+def test_a_row_that_is_replaced_while_textures_are_looked_up_is_of_one_try(
+    run: RunDirectory, make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_row("a", delivered_loss=1.0)
+    again = make_row("a", delivered_loss=2.0, attempts=2)
+    again["image"] = make_row("other")["image"]
+    commit_rows(run, rows_to_table([first], row_schema()))
+    scan = pipeline.committed.scan_committed
+
+    def scan_then_retry(*arguments: Any) -> Any:
+        found = scan(*arguments)
+        commit_rows(run, rows_to_table([again], row_schema()))
+        return found
+
+    monkeypatch.setattr(pipeline.committed, "scan_committed", scan_then_retry)
+    textures = load_textures(run, EVERYTHING)
+    ((_, png),) = textures.read(np.arange(1))
+    loss = {first["image"]["bytes"]: 1.0, again["image"]["bytes"]: 2.0}[png]
+    assert textures.table["delivered_loss"].to_pylist() == [loss]
