@@ -11,6 +11,7 @@ from pipeline.outliers import FEWEST_ROWS, OUTLYING, find_outliers, name_small_c
 from pipeline.query import load_metrics
 from pipeline.query_output import write_table
 from pipeline.rundir import RunDirectory
+from pipeline.storage import as_path
 from pipeline.terminal import visible
 from pipeline.thresholds import Proposal, propose_rules, propose_thresholds
 
@@ -61,7 +62,7 @@ def _range(proposal: Proposal) -> str:
 
 
 def _reflag_command(run: Path, rule: str) -> str:
-    return f"texsynth reflag {visible(shlex.quote(str(run)))} --rule {shlex.quote(rule)}"
+    return f"texsynth reflag {visible(shlex.quote(str(as_path(run))))} --rule {shlex.quote(rule)}"
 
 
 def _print_outliers(metrics: pd.DataFrame) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from PIL import Image
 from rich.console import Console
 
+from pipeline.cli.local_path import LocalPath
 from pipeline.cli.run import print_outcome
 from pipeline.config import RunConfig, load_config
 from pipeline.manifest import demo_manifest, relocate_paths, write_manifest
@@ -23,7 +24,7 @@ SHEET_GAP = 4
 """Between the pictures on the sheet, px."""
 
 
-def demo(*, out: Path = Path("runs/demo"), device: str | None = None) -> int:
+def demo(*, out: LocalPath = Path("runs/demo"), device: str | None = None) -> int:
     """Run the whole job on textures that come with scikit-image; say where the pictures are.
 
     Args:

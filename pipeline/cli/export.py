@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
+from pipeline.cli.local_path import LocalPath
 from pipeline.export import FormName, export_run
 from pipeline.rundir import RunDirectory
 from pipeline.selection import Selection
@@ -15,7 +16,7 @@ def export(
     /,
     *,
     to: FormName,
-    out: Path,
+    out: LocalPath,
     partition: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=10))] | None = None,
     split: str | None = None,
     all_textures: Annotated[bool, Parameter(name="--all", negative="")] = False,

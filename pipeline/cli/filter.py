@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, validators
 from rich.console import Console
 
+from pipeline.cli.local_path import LocalPath
 from pipeline.dealt import load_dealt_manifest
 from pipeline.filtering import filter_run, load_own_manifest
 from pipeline.rundir import RunDirectory
@@ -17,7 +18,7 @@ def filter_(
     run: Path,
     /,
     *,
-    out: Path,
+    out: LocalPath,
     partition: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=10))] = None,
     split: Literal["train", "val", "test"] = "train",
     against: Path | None = None,

@@ -16,8 +16,9 @@ def finalize(run: Path, /) -> int:
     Args:
         run: Run directory.
     """
-    finalized = finalize_run(RunDirectory(run))
-    print(f"{finalized.rows} rows in {run}/textures and, without images, {run}/metrics.parquet")
+    directory = RunDirectory(run)
+    finalized = finalize_run(directory)
+    print(f"{finalized.rows} rows in {directory.textures} and, without images, {directory.metrics}")
     for problem in finalized.problems:
         print(visible(f"unreadable, left alone: {problem.path}: {problem.reason}"))
     if not finalized.missing:

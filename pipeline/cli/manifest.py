@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from cyclopts import App, Parameter, validators
 
+from pipeline.cli.local_path import LocalPath
 from pipeline.manifest import (
     JOINT_LABELS,
     demo_manifest,
@@ -29,8 +30,8 @@ app = App(
 @app.command
 def dtd(
     *,
-    root: Path,
-    out: Path,
+    root: LocalPath,
+    out: LocalPath,
     partition: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=10))] = 1,
     split: Literal["train", "val", "test", "all"] = "all",
     download: Annotated[bool, Parameter(negative="")] = False,
@@ -55,7 +56,7 @@ def dtd(
 
 
 @app.command
-def folder(directory: Path, /, *, out: Path) -> None:
+def folder(directory: LocalPath, /, *, out: LocalPath) -> None:
     """List all images below a folder; the category is the first subfolder.
 
     Args:
@@ -67,7 +68,7 @@ def folder(directory: Path, /, *, out: Path) -> None:
 
 
 @app.command
-def demo(*, out: Path) -> None:
+def demo(*, out: LocalPath) -> None:
     """Write six textures that come with scikit-image, and list them.
 
     Args:

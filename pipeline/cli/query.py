@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from pipeline.cli.local_path import LocalPath
 from pipeline.named_queries import QUERIES, find_query
 from pipeline.query_output import OutputFormat, write_selection
 from pipeline.sql import QueryError, open_metrics
@@ -18,7 +19,7 @@ def query(
     named: str | None = None,
     list_queries: Annotated[bool, Parameter(name="--list", negative="")] = False,
     format: OutputFormat = "table",
-    output: Path | None = None,
+    output: LocalPath | None = None,
 ) -> int:
     """Ask runs in SQL: views `metrics`, `flags` and `measures`, with a column `run`.
 

@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipeline.cli import EXIT_FAILED_ROWS
+from pipeline.cli.local_path import LocalPath
 from pipeline.replay import Replay, load_row, replay_row
 from pipeline.row_comparison import RowComparison
 from pipeline.rundir import RunDirectory
@@ -22,7 +23,7 @@ def replay(
     /,
     *,
     device: str | None = None,
-    out: Path | None = None,
+    out: LocalPath | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:
     """Make one row of a run again, alone on one lane, and say whether it is the same.

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
+from pipeline.cli.local_path import LocalPath
 from pipeline.report import DEFAULT_LIMIT, write_report
 from pipeline.rundir import RunDirectory
 
@@ -14,7 +15,7 @@ def report(
     /,
     *,
     limit: Annotated[int, Parameter(validator=validators.Number(gte=1))] = DEFAULT_LIMIT,
-    out: Path | None = None,
+    out: LocalPath | None = None,
 ) -> None:
     """Write a page to look at a run, worst textures first, and say where it is.
 

@@ -7,6 +7,7 @@ import torch
 from cyclopts import Parameter, validators
 from pydantic import ValidationError
 
+from pipeline.cli.local_path import LocalPath
 from pipeline.config import RunConfig, describe_validation
 from texsynth import TextureSynthesizer, load_network
 from texsynth.config import ConfigError, PresetName
@@ -15,7 +16,7 @@ from texsynth.features import Normalisation
 
 def synthesize(
     *images: Path,
-    out: Path,
+    out: LocalPath,
     preset: PresetName = "default",
     weights: str = "imagenet",
     normalisation: Normalisation | None = None,
