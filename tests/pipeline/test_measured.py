@@ -113,9 +113,9 @@ def test_a_plan_with_it_times_nothing_here(
 
 
 def test_what_fits_the_memory_of_that_device_is_said(
-    call: Call, make_manifest: MakeManifest
+    call: Call, make_manifest: MakeManifest, weights_file: Path
 ) -> None:
-    words = ("plan", str(make_manifest(["a"])), "--weights", "random:0", "--size", "32")
+    words = ("plan", str(make_manifest(["a"])), "--weights", str(weights_file), "--size", "32")
     larger = ("--output-size", "1024", "--seconds-per-evaluation", "0.1")
 
     def say(memory_gib: str) -> str:
