@@ -163,6 +163,9 @@ def test_a_trial_needs_the_device_the_memory_and_the_image(
     assert try_texture(config, "", None, gpu=False).error == ""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "torch finds none" in try_texture(config, "", None, gpu=True).error
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "A10G")
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (20 * 2**30, 24 * 2**30))
+    assert probe._describe_memory(2**30) == " on A10G, 20.0 of 24.0 GiB free, 16 lanes fit"
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (2**20, 2**34))
     with pytest.raises(MemoryError, match=r"a lane takes 1\.0 GiB, 0\.0 of 16"):
         probe._describe_memory(2**30)
