@@ -13,6 +13,7 @@ import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
 from pipeline.committed import FileProblem, UnreadableFileError, open_parquet
+from pipeline.object_store import list_folder
 from pipeline.rundir import (
     DAMAGED_SUFFIX,
     MARK_SUFFIXES,
@@ -20,7 +21,7 @@ from pipeline.rundir import (
     TEMPORARY_PREFIX,
     RunDirectory,
 )
-from pipeline.storage import AnyPath, list_entries, local_copy
+from pipeline.storage import AnyPath, ObjectPath, list_entries, local_copy
 
 FOREIGN = "not a file of a run: nothing reads it"
 UNFINISHED = "a write that its process did not end; a finalize removes it"
@@ -63,6 +64,9 @@ def _problems_of_root(run: RunDirectory) -> Iterator[FileProblem]:
 
 
 def _problems_of_folder(run: RunDirectory, folder: AnyPath) -> Iterator[FileProblem]:
+    if isinstance(folder, ObjectPath):
+        yield from _problems_of_objects(run, folder)
+        return
     if not folder.is_dir():
         return
     for path in _list(folder):
@@ -74,6 +78,20 @@ def _problems_of_folder(run: RunDirectory, folder: AnyPath) -> Iterator[FileProb
             yield FileProblem(path, FOREIGN)
         elif path.suffix not in MARK_SUFFIXES:
             yield from _problems_of_file(path, deep=folder == run.checkpoints)
+
+
+def _problems_of_objects(run: RunDirectory, folder: ObjectPath) -> Iterator[FileProblem]:
+    """Likewise, by a listing alone: there may be many objects, and each look is a request."""
+    for found in list_folder(folder.uri):
+        path = ObjectPath(found.uri)
+        if path.name.startswith("."):
+            continue
+        if not run.is_own(path):
+            yield FileProblem(path, FOREIGN)
+        elif found.is_folder:
+            yield FileProblem(path, "no regular file")
+        elif not found.size and path.suffix not in MARK_SUFFIXES:
+            yield FileProblem(path, "empty")
 
 
 def _problems_of_file(path: AnyPath, *, deep: bool = True) -> Iterator[FileProblem]:

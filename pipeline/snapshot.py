@@ -18,7 +18,7 @@ from pipeline.committed import (
 from pipeline.manifest.checks import count_distinct_texts
 from pipeline.rundir import RunDirectory
 from pipeline.schema import carried_columns
-from pipeline.storage import AnyPath
+from pipeline.storage import AnyPath, ObjectPath
 from pipeline.tail import no_rows, read_row_columns, read_side_by_side
 
 KEYS = ("task_id", "category", "attempts")
@@ -83,8 +83,7 @@ class RowReader:
             return None
 
     def _read_if_changed(self, path: AnyPath) -> pa.Table | FileProblem:
-        status = path.stat(follow_symlinks=False)
-        stamp = (status.st_mtime_ns, status.st_size)
+        stamp = _stamp(path)
         known = self._known.get(path)
         if known is None or known[0] != stamp:
             try:
@@ -93,6 +92,14 @@ class RowReader:
                 known = (stamp, error.problem)
             self._known[path] = known
         return known[1]
+
+
+def _stamp(path: AnyPath) -> Stamp:
+    """By which a change is seen; a store has one content only under a name of rows."""
+    if isinstance(path, ObjectPath):
+        return 0, 0
+    status = path.stat(follow_symlinks=False)
+    return status.st_mtime_ns, status.st_size
 
 
 def read_each_file_once(

@@ -1,12 +1,21 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.committed import UnreadableFileError, open_parquet
-from pipeline.object_store import MissingPackageError, StorageError, open_filesystem
+from pipeline.object_store import (
+    MissingPackageError,
+    StorageError,
+    call_store,
+    open_filesystem,
+)
 from pipeline.rundir import RunDirectory, atomic_path, write_json_atomic
+from pipeline.shards import commit_rows
+from pipeline.status import StatusReader
 from pipeline.storage import (
     ObjectPath,
     RemotePathError,
@@ -82,9 +91,13 @@ def test_objects_are_written_read_listed_and_removed(bucket: ObjectPath, tmp_pat
 
 
 def test_a_broken_off_write_leaves_no_object(bucket: ObjectPath) -> None:
-    with pytest.raises(RuntimeError, match="broken off"), atomic_path(bucket / "a") as temporary:
-        temporary.write_bytes(b"half")
-        raise RuntimeError("broken off")
+    def write() -> None:
+        with atomic_path(bucket / "a") as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError("broken off")
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        write()
     assert list(bucket.iterdir()) == []
 
 
@@ -127,6 +140,33 @@ def test_a_store_that_fails_damages_no_file(
 
     monkeypatch.setattr("pipeline.object_store.FIRST_WAIT_SECONDS", 0.001)
     monkeypatch.setattr("s3fs.core.S3File._fetch_range", fail)
-    with pytest.raises(StorageError, match=r"rows\.parquet.*after 4 attempts.*no line"):
-        with open_parquet(path) as file:
-            file.read()
+    failed = pytest.raises(StorageError, match=r"rows\.parquet.*after 4 attempts.*no line")
+    with failed, open_parquet(path) as file:
+        file.read()
+
+
+def test_a_second_look_at_a_run_costs_requests_by_the_folder_not_by_the_file(
+    bucket: ObjectPath, make_table: Callable[..., pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(bucket / "run")
+    for number in range(12):
+        commit_rows(run, make_table([f"e{number}-c0-v0"]))
+    (run.shards / "foreign.txt").write_bytes(b"x")
+    (run.shards / "part-empty.parquet").write_bytes(b"")
+    reader = StatusReader(run)
+    first = reader.load()
+    reasons = {problem.path.name: problem.reason for problem in first.problems}
+    assert "0 bytes" in reasons["part-empty.parquet"]
+    assert reasons["foreign.txt"].startswith("not a file of a run")
+    requests: list[str] = []
+
+    def count(uri: str, act: Any, **more: Any) -> Any:
+        requests.append(uri)
+        return call_store(uri, act, **more)
+
+    for module in ("storage", "object_store"):
+        monkeypatch.setattr(f"pipeline.{module}.call_store", count)
+    assert reader.load().other_rows == first.other_rows
+    of_shards = [uri for uri in requests if "/shards/part-" in uri]
+    assert of_shards == []
+    assert len(requests) < 40
