@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,30 @@ from pipeline.cluster import metrics
 
 DASHBOARD = Path(__file__).parents[3] / "deploy/grafana/texsynth.json"
 NAME = re.compile(r"\bray_\w+")
+SCRAPED = """
+import sys, time, urllib.request
+import ray
+port = int(sys.argv[1])
+ray.init(
+    address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR",
+    _metrics_export_port=port, _system_config={"metrics_report_interval_ms": 1000},
+)
+from pipeline.cluster.metrics import ActorMetrics
+counted = ActorMetrics("photos")
+row = {"status": "ok", "seconds": 2.5, "evaluations": 40.0, "delivered_loss": 900.0}
+counted.count_row(row)
+counted.count_synthesis(2.0, 3, 4)
+text = ""
+while "ray_texsynth_synthesis_seconds" not in text:
+    time.sleep(1)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+            text = page.read().decode()
+    except OSError:
+        pass
+print(text)
+ray.shutdown()
+"""
 
 
 @pytest.fixture
@@ -107,3 +134,18 @@ def test_the_dashboard_can_be_imported() -> None:
     assert len(corners) == len(dashboard["panels"])
     variables = [variable["name"] for variable in dashboard["templating"]["list"]]
     assert variables == ["datasource", "run"]
+
+
+@pytest.mark.slow
+def test_what_is_counted_is_at_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Needs the extra `cluster`: without ray[default] Ray has no endpoint."""
+    pytest.importorskip("opencensus")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", SCRAPED, str(port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("ray_texsynth")]
+    assert {line.partition("{")[0] for line in lines} == exported_names(monkeypatch)
+    assert all('run="photos"' in line for line in lines)
