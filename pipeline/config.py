@@ -103,7 +103,8 @@ class RunConfig(BaseModel):
     )
     device: str | None = Field(
         None,
-        description="cpu, cuda or cuda:N; default: cuda where there is one.",
+        description="cpu, cuda or cuda:N; default: cuda where there is one, else cpu, but never"
+        " on a cluster.",
     )
     seed: int = Field(0, description="Of the run; each task's own seed derives from it.")
     executor: Literal["ray", "inline"] = Field(
