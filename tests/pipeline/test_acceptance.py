@@ -119,3 +119,44 @@ def test_all_that_filter_keeps_as_accepted_stays_so(
     assert metrics["accepted"].all()
     assert sorted(metrics["task_id"][metrics["exemplar_id"] == "c"]) == ["c-c0-v0"]
     assert filtered.left_out["not accepted"] == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_committed_the_accepted_ones_are_those_of_a_finalize(
+    run: RunDirectory, make_row: MakeRow, seed: int
+) -> None:
+    """Rows of several exemplars and crops, blends and failures, some finalized, some done again."""
+    generator = np.random.default_rng(seed)
+    pool = layouts(3)
+
+    def draw(exemplar: int, crop: int, variation: int, attempts: int) -> Row:
+        status = generator.choice(["ok", "ok", "ok", "failed"])
+        blend = "x9" if generator.random() < 0.3 else None
+        kind = generator.choice(["stochastic", "flat"], p=[0.9, 0.1])
+        return make_row(
+            f"x{exemplar}-c{crop}-v{variation}",
+            exemplar_id=f"x{exemplar}",
+            category="ab"[exemplar % 2],
+            crop=crop,
+            variation=variation,
+            attempts=attempts,
+            status=str(status),
+            blend_exemplar_id=blend,
+            exemplar_kind=str(kind),
+            layout=pool[int(generator.integers(3))] if status == "ok" else None,
+        )
+
+    places = [(e, c, v) for e in range(3) for c in range(2) for v in range(5)]
+    tasks = pa.array([f"x{e}-c{c}-v{v}" for e, c, v in places])
+    first = [draw(*places[index], 1) for index in generator.permutation(len(places))]
+    commit_rows(run, rows_to_table(first[:20], row_schema()))
+    finalize(run, tasks)
+    again = generator.permutation(len(places))[:8]
+    commit_rows(run, rows_to_table(first[20:], row_schema()))
+    commit_rows(run, rows_to_table([draw(*places[index], 2) for index in again], row_schema()))
+    before = ids(locate_rows(run, Selection()))
+    finalize(run, tasks)
+    metrics = load_metrics(run)
+    assert before == sorted(metrics["task_id"][metrics["accepted"]])
+    assert before == ids(locate_rows(run, Selection()))
+    assert metrics["sibling_duplicate"].sum() > 2
