@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pipeline.object_store import StorageError
+from pipeline.object_store import CONDITIONAL, StorageError
 from pipeline.storage import ObjectPath
 
 PREFIX = ".lock-"
@@ -157,10 +157,12 @@ class Lease:
         except FileExistsError:
             # Perhaps by an attempt of ours whose answer was lost.
             return path.read_bytes() == content
-        try:
-            path.write_bytes(content, new=True)
-        except FileExistsError:
-            return True
+        if path.scheme in CONDITIONAL:
+            # Some servers that speak for a store take no notice of conditions.
+            try:
+                path.write_bytes(content, new=True)
+            except FileExistsError:
+                return True
         logger.warning(
             "%s: the store knows no conditional puts; two processes that begin in the same moment "
             "are told apart by waiting %g s, which is weaker",

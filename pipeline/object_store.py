@@ -23,6 +23,8 @@ EXTRAS = {"s3": "s3", "gs": "gs", "az": "az", "hf": "hf"}
 """What `pip install texsynth[...]` is to be given, by scheme."""
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
 """What speaks to the store, by scheme."""
+CONDITIONAL = ("s3", "gs", "az")
+"""Schemes of stores that decide themselves which of several puts a new object first."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "config_kwargs": {
