@@ -49,7 +49,8 @@ class RunConfig(BaseModel):
         description="default: best stored image; reference: the public implementation's steps.",
     )
     weights: str = Field(
-        "imagenet", description="imagenet, hed, random:SEED, or a .pth or .safetensors file."
+        "imagenet",
+        description="imagenet, hed, random:SEED, or a .pth or .safetensors file or URI.",
     )
     normalisation: Normalisation | None = Field(
         None, description="Of the network's input; by default what belongs to the weights."

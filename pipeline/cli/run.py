@@ -34,8 +34,8 @@ def run(
     stopped by a signal.
 
     Args:
-        manifest: CSV or Parquet; `texsynth manifest` makes one.
-        out: Run directory, made if need be.
+        manifest: CSV or Parquet, a file or a URI; `texsynth manifest` makes one.
+        out: Run directory, made if need be; a folder or a URI, such as s3://bucket/run.
         options: All other settings.
         config: YAML file of settings; `texsynth config show` prints one.
         set_: One setting, as NAME=VALUE; synthesis.NAME=VALUE reaches the preset's settings.
