@@ -18,9 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+import ray
 
-from pipeline.rundir import RunDirectory
+from pipeline import job
+from pipeline.cluster.nodes import list_nodes
+from pipeline.config import RunConfig
+from pipeline.placement import plan_actors
+from pipeline.rundir import RunDirectory, write_table_atomic
 from pipeline.status import load_status
 
 MakeStory = Callable[..., Any]
@@ -51,9 +57,13 @@ class Nodes:
     def address(self) -> str:
         return str(self.cluster.address)
 
-    def add(self) -> None:
-        node = self.cluster.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_BYTES, wait=False)
+    def add(self, *, gpus: int = 0) -> Any:
+        """One more node; its GPUs are Ray's only, none is there."""
+        node = self.cluster.add_node(
+            num_cpus=2, num_gpus=gpus, object_store_memory=OBJECT_STORE_BYTES, wait=False
+        )
         self.nodes.append(node)
+        return node
 
     def at_work(self, story: Any) -> list[Any]:
         """The node of every actor that has a task in flight."""
@@ -310,3 +320,39 @@ def wait_for_port(port: int) -> None:
         except OSError:
             assert time.monotonic() < give_up_at
             time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of Ray
+def test_nodes_without_a_gpu_prepare_and_do_not_synthesise(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real job places actors that only say where they are; GPUs are numbers of Ray's."""
+
+    class ActorThatNamesItsNode:
+        def __init__(self, device: str, **more: Any) -> None:
+            self.device = device
+
+        def __call__(self, tasks: pa.Table) -> pa.Table:
+            where = [ray.get_runtime_context().get_node_id()] * len(tasks)
+            devices = [self.device] * len(tasks)
+            return tasks.append_column("node", [where]).append_column("device", [devices])
+
+    monkeypatch.setattr(job, "MeteredActor", ActorThatNamesItsNode)
+    monkeypatch.setattr(job, "prepare_block", lambda tasks, **more: tasks)
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    write_table_atomic(run.pending, pa.table({"task_id": [str(n) for n in range(40)]}))
+    with_gpus = [nodes.add(gpus=count) for count in (0, 1, 0, 1)][1::2]
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        nodes.cluster.wait_for_nodes()
+        config = RunConfig(address=nodes.address, size=32, lanes=1)
+        plan = plan_actors(config, list_nodes(), 40)
+        rows = job._make_dataset(run, config, ".", plan, 40).take_all()
+    finally:
+        ray.shutdown()
+    assert (plan.most, plan.resources) == (2, {"num_gpus": 1})
+    assert len({row["task_id"] for row in rows}) == len(rows) == 40
+    assert {row["device"] for row in rows} == {"cuda"}
+    assert {row["node"] for row in rows} <= {node.node_id for node in with_gpus}
