@@ -233,6 +233,19 @@ def test_rows_that_have_moved_since_the_scan_are_found_again(
     assert (kept["status"], len(kept["tries"])) == ("ok", 2)
 
 
+def test_what_another_actor_has_made_since_the_scan_counts(
+    run: RunDirectory, make_table: Callable[..., pa.Table]
+) -> None:
+    flat = {"exemplar_kind": "flat"}
+    commit_rows(run, make_table(["a", "b"], **flat))
+    tries = Tries(run, row_schema(), 3)
+    first, second = ({"task_id": task_id, "attempts": 1} for task_id in "ab")
+    tries.begin([first], [first])
+    commit_rows(run, make_table(["b"], attempts=2, **flat))
+    (task,) = tries.begin([second], [])
+    assert (task["task_id"], task["attempts"]) == ("b", 2)
+
+
 def row_like(**values: Any) -> Row:
     row = {"task_id": TASK, "seed": 1, "attempts": 1, "tries": None, "finished_at": None}
     row |= {"status": "ok", "accepted": False, "image": {}, "float_loss": 1.0, "evaluations": 1.0}
