@@ -328,3 +328,18 @@ def test_two_do_not_write_to_one_place(
     assert all("another process" in one or "there already" in one for one in refusals)
     assert [path.name for path in tmp_path.glob("*x*")] == ["x"]
     assert set(load_metrics(tmp_path / "x")["exemplar_id"]) == set(IDS) - {"c"}
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    pictures_run: tuple[RunDirectory, Path], small_disk: Path
+) -> None:
+    run, folder = pictures_run
+    dealt = deal(folder, dict.fromkeys(IDS, "train") | {"c": "val"})
+    filler = small_disk / "filler"
+    filler.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 48 * 1024))
+    with pytest.raises(OSError, match=r"No space left on device.*_tmp-x"):
+        filter_run(run, small_disk / "x", dealt)
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+    filler.unlink()
+    filter_run(run, small_disk / "x", dealt)
+    assert set(load_metrics(small_disk / "x")["exemplar_id"]) == set(IDS) - {"c"}
