@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "config_kwargs": {
             # The client repeats what fails at once; what goes on failing is waited for here.
-            "retries": {"mode": "standard", "max_attempts": 3},
+            "retries": {"mode": "standard", "total_max_attempts": 2},
             "connect_timeout": 10.0,
             "read_timeout": 30.0,
         }
@@ -40,7 +40,7 @@ UPLOADS: dict[str, dict[str, Any]] = {"s3": {"chunksize": 2**24}}
 """Of files, by scheme: what has two parts or more goes in parts; a lost one is sent again."""
 READS: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}}
 """Of whole objects, by scheme: in one request, without asking for the size before."""
-ATTEMPTS = 4
+ATTEMPTS = 6
 """Of every call, beside those that the store's client makes by itself."""
 FIRST_WAIT_SECONDS = 0.5
 """Before the second attempt; doubled each time, and drawn so that many clients do not meet."""
