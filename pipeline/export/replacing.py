@@ -49,7 +49,8 @@ def replace_export(out: Path, old: Iterable[str], new: Iterable[str]) -> None:
     for name in [*sorted(new), RECORD, MANIFEST]:
         # Where it is not there, it has been moved already.
         if (source / name).exists():
-            _put_aside(out / name, aside)
+            if name in new:
+                _put_aside(out / name, aside)
             (source / name).replace(out / name)
             sync(out)
 
