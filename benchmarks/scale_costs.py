@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from pipeline.runlog import RunLog
 from pipeline.schema import row_schema
 from pipeline.shards import commit_rows
 from pipeline.storage import sorted_glob
-from pipeline.tail import CommittedTasks
+from pipeline.tail import begin_block
 from pipeline.tasks import expand_tasks
 
 SHARDS = 100
@@ -53,7 +53,8 @@ class StepCosts:
             count it and write its line in the log.
         log_bytes_per_row: Of that line, bytes.
         list_entry: Of a listing of `shards/`, for each file in it.
-        attempts_file: Of an actor that begins a block, to read what another has in flight.
+        attempts_file: Of an actor that begins a block after a death, to read what another has in
+            flight.
         begin_block: Of an actor, to see that nobody has begun a block before.
         row_bytes: Of a committed row without its picture, bytes.
     """
@@ -86,9 +87,8 @@ def measure_steps(size_px: int) -> StepCosts:
             AttemptFile(run, "session").begin(tasks)
         attempts = cpu_seconds(lambda: load_attempts(run)) / ACTORS
         prepare = _measure_prepare(Path(folder), size_px)
-        committed = CommittedTasks(run)
         blocks = [[{"task_id": f"t{number}", "attempts": 0}] for number in range(SHARDS)]
-        begin = cpu_seconds(lambda: _each(committed.without, blocks)) / SHARDS
+        begin = cpu_seconds(lambda: [begin_block(run, block) for block in blocks]) / SHARDS
     commit_row, count_row = (
         (large[i] - small[i]) / (SHARD_ROWS[1] - SHARD_ROWS[0]) for i in (0, 1)
     )
@@ -111,11 +111,6 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     begun = time.process_time()
     work()
     return time.process_time() - begun
-
-
-def _each(do: Callable[[list[dict[str, object]]], object], values: Iterable[object]) -> None:
-    for value in values:
-        do(value)  # type: ignore[arg-type]
 
 
 def _measure_prepare(folder: Path, size_px: int) -> float:

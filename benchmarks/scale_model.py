@@ -24,6 +24,7 @@ from benchmarks.environment import describe_environment
 from benchmarks.ray_driver import DriverCost, local_ray, measure_driver
 from benchmarks.scale_costs import StepCosts, measure_steps
 from pipeline.shards import WRITE_MARGIN
+from pipeline.storage import STORE_POLL_SECONDS
 from texsynth.memory import MOST_LANES
 
 GPUS = (1, 10, 100, 1000, 10_000)
@@ -129,9 +130,7 @@ def describe_steps(steps: StepCosts) -> list[str]:
         "the driver reads a new shard, ms": 1e3 * steps.count_shard,
         "... counts each row of it and writes its line in the log, ms": 1e3 * steps.count_row,
         "a name in a listing of `shards/`, µs": 1e6 * steps.list_entry,
-        "an actor reads what another has in flight, once for each block, ms": (
-            1e3 * steps.attempts_file
-        ),
+        "an actor reads what another has in flight, after a death, ms": (1e3 * steps.attempts_file),
         "an actor sees that a block is new, ms": 1e3 * steps.begin_block,
         "bytes of a row in the log": steps.log_bytes_per_row,
         "bytes of a committed row beside its picture": steps.row_bytes,
@@ -149,7 +148,6 @@ def describe_time(flow: Flow, steps: StepCosts, block_s: float) -> list[str]:
         flow.shards * steps.count_shard + flow.textures * steps.count_row,
         listing_s / max(1.0, listing_s / POLL_SHARE),
         commits,
-        flow.blocks * steps.attempts_file,
     )
     return [
         f"{flow.gpus:,}",
@@ -168,12 +166,10 @@ def describe_requests(flow: Flow) -> list[str]:
     # The file of attempts is written when a texture begins, and when a shard is there.
     puts = 2 * flow.shards + flow.textures + flow.textures / PREPARED_ROWS + flow.blocks
     puts += checkpoints
-    # An actor looks for a stop every second, and at what all others have in flight with a block.
-    gets = flow.gpus + flow.blocks * flow.gpus + READS_PER_SHARD * flow.shards
+    # An actor looks whether it is to stop, and with a block for its mark and earlier deaths.
+    gets = flow.gpus / STORE_POLL_SECONDS + 2 * flow.blocks + READS_PER_SHARD * flow.shards
     pages = LISTED_SHARDS / LIST_PAGE
-    lists = pages / max(1.0, pages * LIST_PAGE_SECONDS / POLL_SHARE)
-    # Files of attempts and marks of blocks lie in one folder, listed with every block.
-    lists += flow.blocks * max(1.0, flow.gpus / LIST_PAGE)
+    lists = pages / max(STORE_POLL_SECONDS, pages * LIST_PAGE_SECONDS / POLL_SHARE)
     dollars = 3600 * (PUT_DOLLARS * (puts + lists) + GET_DOLLARS * gets)
     return [
         f"{flow.gpus:,}",
@@ -192,7 +188,7 @@ def print_table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
 TIME_COLUMNS = (
     *("GPUs", "textures/s", "shards/s", "rows/shard", "blocks/s"),
     *("driver: Ray Data", "driver: counting, log", "driver: listing"),
-    *("each actor: commits", "each actor: attempts of all", "log, GiB/day"),
+    *("each actor: commits", "log, GiB/day"),
 )
 REQUEST_COLUMNS = ("GPUs", "PUT/s", "GET/s", "LIST/s", "$/h", "$/h and GPU")
 

@@ -40,7 +40,7 @@ from pipeline.runlog import RunLog
 from pipeline.schema import SchemaError, row_schema
 from pipeline.session import StopWatch
 from pipeline.shards import ShardWriter
-from pipeline.tail import CommittedTasks
+from pipeline.tail import CommittedTasks, begin_block
 from pipeline.tries import Tries
 from pipeline.watchdog import Watchdog
 from texsynth.images import image_to_tensor
@@ -134,6 +134,7 @@ class SynthesisActor:
         self._leaving = ""
         self._synthesis_seconds = self._lane_seconds = 0.0
         self._committed = CommittedTasks(self._run)
+        self._begun_before = False
         schema = row_schema(record.carried)
         self._tries = Tries(self._run, schema, self._config.retry_flagged)
         self._writer = ShardWriter(
@@ -229,7 +230,9 @@ class SynthesisActor:
 
     def _rows_and_tries(self, block: list[Row]) -> Iterator[Row]:
         """The rows made for a block, round by round; committed are the best ones of its tasks."""
-        left = self._tries.begin(block, self._committed.without(block))
+        self._begun_before = begin_block(self._run, block)
+        left = self._committed.without(block) if self._begun_before else block
+        left = self._tries.begin(block, left)
         while left:
             for made in self._rows(left):
                 yield self._add(made)
@@ -275,7 +278,8 @@ class SynthesisActor:
         """Rows of a block: broken exemplars, new tasks, then the suspects in smaller groups."""
         if self._stopped(now=True):
             return
-        latest, _ = load_attempts(self._run, but=self._attempts.name)
+        own, fresh = self._attempts.name, not self._begun_before
+        latest, _ = load_attempts(self._run, but=own, earlier=fresh)
         by_deaths: dict[int, list[Row]] = {}
         for task in tasks:
             attempt = latest.get(task["task_id"])

@@ -121,17 +121,19 @@ class AttemptFile:
 
 
 def load_attempts(
-    run: RunDirectory, *, but: str | None = None
+    run: RunDirectory, *, but: str | None = None, earlier: bool = False
 ) -> tuple[dict[str, Attempt], list[FileProblem]]:
     """The latest attempt without a row of every task that has any, and the files not understood.
 
     Args:
         run: The run directory, which may be missing.
         but: Name of an actor whose own file is passed over.
+        earlier: Only those of earlier sessions.
     """
     latest: dict[str, Attempt] = {}
     problems = []
-    for path in sorted_glob(run.attempts, "*.json"):
+    files = [_earlier_file(run)] if earlier else sorted_glob(run.attempts, "*.json")
+    for path in files:
         try:
             attempts = _read(path)
         except FileNotFoundError:
@@ -164,13 +166,17 @@ def keep_earlier_attempts(
         number = attempt.number - (forgiven is not None and attempt.session == forgiven)
         if number > committed.get(task, 0):
             left[task] = {"number": number, "begun_at": attempt.begun_at}
-    earlier = run.attempts / f"{EARLIER}.json"
+    earlier = _earlier_file(run)
     if left:
         values = {"actor": EARLIER, "host": "", "pid": 0, "session": None, "tasks": left}
         write_json_atomic(earlier, values)
         obsolete = [path for path in obsolete if path != earlier]
     for path in obsolete:
         path.unlink(missing_ok=True)
+
+
+def _earlier_file(run: RunDirectory) -> AnyPath:
+    return run.attempts / f"{EARLIER}.json"
 
 
 def group_size(deaths: int, max_attempts: int, lanes: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -100,28 +100,16 @@ class CommittedTasks:
         self._attempts: dict[str, int] = {}
         self._next_look = 0.0
 
-    def without(self, block: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The tasks of a block that have no row yet beside those that their `attempts` count.
-
-        A block, known by its first task, leaves a mark when it is first asked for. Only where there
-        is one, as after a death, are the shards looked at: else every actor would read those of all
-        others. Were a session's blocks ever cut anew, some tasks would be done twice; none is lost.
+    def without(self, tasks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The tasks that have no row yet beside those that their `attempts` count.
 
         Args:
-            block: `task_id`, and as `attempts` how often work on it had been begun before.
-
-        Raises:
-            OSError: The mark cannot be left.
+            tasks: `task_id`, and as `attempts` how often work on it had been begun before.
         """
-        first = compute_rows_digest((task["task_id"], task["attempts"]) for task in block[:1])
-        mark = self._run.attempts / f"{first}{BEGUN_SUFFIX}"
-        if mark.exists():
-            self._read()
-        else:
-            mark.touch()
+        self._read()
         return [
             dict(task)
-            for task in block
+            for task in tasks
             if self._attempts.get(task["task_id"], 0) <= task["attempts"]
         ]
 
@@ -139,6 +127,28 @@ class CommittedTasks:
         for row in self._tail.new_rows().to_pylist():
             known = self._attempts.get(row["task_id"], 0)
             self._attempts[row["task_id"]] = max(known, row["attempts"])
+
+
+def begin_block(run: RunDirectory, block: Sequence[Mapping[str, Any]]) -> bool:
+    """Leave the mark of a block, known by its first task; says whether it was there before.
+
+    Only then, as after a death, has an actor to look for rows and for attempts of others: if it did
+    so with every block, each would read what all others write. Were a session's blocks ever cut
+    anew, some tasks would be done twice; none is lost.
+
+    Args:
+        run: The run directory; its `attempts` folder exists.
+        block: `task_id`, and as `attempts` how often work on it had been begun before.
+
+    Raises:
+        OSError: The mark cannot be left.
+    """
+    first = compute_rows_digest((task["task_id"], task["attempts"]) for task in block[:1])
+    mark = run.attempts / f"{first}{BEGUN_SUFFIX}"
+    if mark.exists():
+        return True
+    mark.touch()
+    return False
 
 
 def forget_begun_blocks(run: RunDirectory) -> None:

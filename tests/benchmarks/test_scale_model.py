@@ -33,7 +33,7 @@ def test_requests_of_one_gpu_by_hand() -> None:
     _, puts, gets, lists, _, _ = describe_requests(flow)
     by_hand = 2 * flow.shards + flow.textures * (1 + 1 / 32) + flow.blocks + 64 / 300
     assert float(puts) == pytest.approx(by_hand, abs=0.06)
-    assert float(gets) == pytest.approx(1 + flow.blocks + 3 * flow.shards, abs=0.06)
+    assert float(gets) == pytest.approx(1 / 5 + 2 * flow.blocks + 3 * flow.shards, abs=0.06)
     assert float(lists) == pytest.approx(1.0, abs=0.06)
 
 

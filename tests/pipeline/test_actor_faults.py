@@ -15,11 +15,12 @@ import torch
 
 import pipeline.actor
 from pipeline.actor import ActorStartError, DeviceLostError, SynthesisActor
-from pipeline.attempts import AttemptFile, load_attempts
+from pipeline.attempts import AttemptFile, keep_earlier_attempts, load_attempts
 from pipeline.config import RunConfig
 from pipeline.lane_checkpoints import checkpoint_path, load_checkpoint
 from pipeline.rundir import RunDirectory
 from pipeline.session import hold_run, request_stop
+from pipeline.tail import begin_block
 from texsynth import Synthesis
 from texsynth.sensitivity import PROBE_COST
 
@@ -144,9 +145,31 @@ def test_a_task_past_its_time_keeps_its_best_image(
 
 
 def died_before(run: RunDirectory, *numbers: dict[str, int]) -> None:
-    """Leave what actors leave whose processes died."""
+    """Leave what actors leave whose processes died, as the driver of the next session does."""
     for number in numbers:
         AttemptFile(run, None).begin(number)
+    keep_earlier_attempts(run, {})
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_death_of_this_session_is_seen_by_who_gets_its_block_again(
+    run: RunDirectory,
+    make_actor: MakeActor,
+    make_manifest: MakeManifest,
+    quick_config: MakeConfig,
+    prepared_block: PreparedBlock,
+    *,
+    begun: bool,
+) -> None:
+    config = quick_config(max_attempts=1)
+    block = prepared_block(make_manifest("ab"), config)
+    AttemptFile(run, None).begin({"b-c0-v0": 1})
+    if begun:
+        begin_block(run, block.to_pylist())
+    summary = make_actor(config)(block)
+    statuses = dict(zip(summary["task_id"].to_pylist(), summary["status"].to_pylist(), strict=True))
+    # Nobody can have died in a block that nobody has begun.
+    assert statuses == {"a-c0-v0": "ok", "b-c0-v0": "quarantined" if begun else "ok"}
 
 
 def test_suspects_are_tried_in_smaller_groups_the_last_time_alone_and_then_no_more(

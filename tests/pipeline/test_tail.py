@@ -12,7 +12,13 @@ import pipeline.tail
 from pipeline.committed import UnreadableFileError
 from pipeline.rundir import RunDirectory
 from pipeline.shards import commit_rows
-from pipeline.tail import CommittedTasks, ShardTail, forget_begun_blocks, read_row_columns
+from pipeline.tail import (
+    CommittedTasks,
+    ShardTail,
+    begin_block,
+    forget_begun_blocks,
+    read_row_columns,
+)
 
 MakeTable = Callable[..., pa.Table]
 COLUMNS = ("task_id", "attempts")
@@ -85,29 +91,20 @@ def test_files_that_hold_no_rows_of_ours_say_why(
             read_row_columns(path, COLUMNS)
 
 
-def test_shards_are_read_only_for_a_block_that_was_begun_before(
-    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[Path] = []
-
-    def spy(path: Path, columns: tuple[str, ...]) -> pa.Table:
-        read.append(path)
-        return read_row_columns(path, columns)
-
-    monkeypatch.setattr(pipeline.tail, "read_row_columns", spy)
+def test_a_block_is_known_by_its_first_task_and_its_attempts(run: RunDirectory) -> None:
     block = [{"task_id": name, "attempts": 0} for name in "abc"]
-    others = [{"task_id": name, "attempts": 0} for name in "xyz"]
-    commit_rows(run, make_table("w"))
-    assert CommittedTasks(run).without(block) == block
-    of_this = commit_rows(run, make_table("b"))
-    committed = CommittedTasks(run)
-    assert committed.without(others) == others
-    assert read == []
-    assert committed.without(block) == [block[0], block[2]]
-    assert of_this in read
-    again = [{"task_id": "a", "attempts": 1}, *block[1:]]
-    read.clear()
-    assert committed.without(again) == [again[0], block[2]]
-    assert read == []
+    assert not begin_block(run, block)
+    assert begin_block(run, block)
+    assert begin_block(run, block[:1])
+    assert not begin_block(run, block[1:])
+    assert not begin_block(run, [block[0] | {"attempts": 1}, *block[1:]])
     forget_begun_blocks(run)
-    assert CommittedTasks(run).without(block) == block
+    assert not begin_block(run, block)
+
+
+def test_tasks_that_have_rows_are_passed_over(run: RunDirectory, make_table: MakeTable) -> None:
+    commit_rows(run, make_table(["a", "b"]))
+    committed = CommittedTasks(run)
+    tasks = [{"task_id": name, "attempts": number} for name, number in (("a", 0), ("b", 1))]
+    assert committed.without(tasks) == tasks[1:]
+    assert CommittedTasks(run, skip_present=True).without(tasks) == tasks
