@@ -164,7 +164,7 @@ def test_a_second_look_at_a_run_costs_requests_by_the_folder_not_by_the_file(
         requests.append(uri)
         return call_store(uri, act, **more)
 
-    for module in ("storage", "object_store"):
+    for module in ("storage", "object_path", "object_reader", "object_store"):
         monkeypatch.setattr(f"pipeline.{module}.call_store", count)
     assert reader.load().other_rows == first.other_rows
     of_shards = [uri for uri in requests if "/shards/part-" in uri]
