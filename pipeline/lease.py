@@ -132,9 +132,12 @@ class Lease:
         self._thread.join()
         if self._lost:
             raise LeaseLostError(f"{self._folder}: the lock was lost: {self._lost}")
-        _lock_path(self._folder, self._number).write_bytes(
-            replace(self._holder, released=True).to_bytes()
-        )
+        released = replace(self._holder, released=True)
+        try:
+            _lock_path(self._folder, self._number).write_bytes(released.to_bytes())
+        except StorageError as error:
+            # What was to be done is done; the lock becomes stale by itself.
+            logger.warning("%s: the lock was not let go: %s", self._folder, error)
 
     def _take(self) -> int:
         while True:

@@ -201,3 +201,16 @@ def test_a_lost_run_says_so_and_leaves_the_other_session_alone(bucket: ObjectPat
     theirs = load_session(run)
     assert theirs is not None
     assert theirs.id == "theirs"
+
+
+def test_a_lock_that_cannot_be_let_go_ends_no_run(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    holder = Lease(bucket)
+
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("no line")
+
+    monkeypatch.setattr(ObjectPath, "write_bytes", fail)
+    holder.close()
+    assert "the lock was not let go: no line" in caplog.text
