@@ -47,7 +47,7 @@ FORMS: tuple[FormName, ...] = get_args(FormName)
 SHARDED = ("webdataset", "hf")
 SHARD_ROWS = 1024
 """As finalize makes its files: 130 MB with textures of 256 px."""
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Raised when the same textures make other files: then an unfinished export does not go on."""
 
 

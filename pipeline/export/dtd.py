@@ -6,11 +6,9 @@ OUT/dtd/dtd/images/CATEGORY/NAME.png, and OUT/dtd/dtd/labels/SPLITk.txt for each
 
 from __future__ import annotations
 
-import pyarrow as pa
-
 from pipeline.export.loose import LooseFiles
 from pipeline.export.staging import Staging
-from pipeline.export.textures import BLENDED, Textures
+from pipeline.export.textures import Textures
 from pipeline.manifest.sources import DTD_SPLITS, JOINT_LABELS, JOINT_LABELS_FILE
 from pipeline.selection import SelectionError
 
@@ -22,7 +20,7 @@ class DTDLayout(LooseFiles):
 
     The lists are those of every partition whose split the run's rows carry. Where they carry none,
     the splits of the selection are those of partition 1. A texture blended of two exemplars is in
-    a list only if both are, as far as the exported textures tell.
+    a list only if both are: else its row has no split there (`pipeline.blends`).
 
     Raises:
         SelectionError: A split is none of DTD's, or no texture is in any.
@@ -35,7 +33,7 @@ class DTDLayout(LooseFiles):
         names = textures.split_columns
         columns = dict(zip(_partitions(names), names, strict=True)) or {1: "split"}
         self._splits = {
-            partition: _common_splits(textures.table, name) for partition, name in columns.items()
+            partition: textures.table[name].to_pylist() for partition, name in columns.items()
         }
         self._joint: list[list[str] | None] | None = None
         if JOINT_LABELS in textures.table.column_names:
@@ -63,17 +61,6 @@ class DTDLayout(LooseFiles):
 def _write_lines(staging: Staging, name: str, lines: list[str]) -> None:
     with staging.writing(f"{ROOT}/labels/{name}") as path:
         path.write_text("".join(sorted(lines)), encoding="utf-8", newline="\n")
-
-
-def _common_splits(table: pa.Table, column: str) -> list[str | None]:
-    """Of each texture, the split of its parent; of a blend, that of both, None if they differ."""
-    splits: list[str | None] = table[column].to_pylist()
-    if BLENDED[0] not in table.column_names:
-        return splits
-    split_of = dict(zip(table["exemplar_id"].to_pylist(), splits, strict=True))
-    seconds = table[BLENDED[0]].to_pylist()
-    pairs = zip(splits, map(split_of.get, seconds), seconds, strict=True)
-    return [first if second is None or other == first else None for first, other, second in pairs]
 
 
 def _partitions(columns: tuple[str, ...]) -> list[int]:

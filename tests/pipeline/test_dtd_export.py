@@ -63,18 +63,19 @@ def test_textures_of_dtd_come_back_from_every_form(
 ) -> None:
     root, run = shared_path / "data", RunDirectory(tmp_path / "run")
     write_manifest(dtd_manifest(root), tmp_path / "dtd.parquet")
-    config = quick_config(root=str(root), partition=1, split="train", limit=IMAGES)
+    options = {"partition": 1, "split": "train", "limit": IMAGES, "blends": 1}
+    config = quick_config(root=str(root), **options)
     run_manifest(tmp_path / "dtd.parquet", run.path, config, Console(file=io.StringIO()))
     rows = load_metrics(run)
     images = load_images(run, rows["task_id"])
     category = dict(zip(rows["task_id"], rows["category"], strict=True))
     expected = Counter((image.tobytes(), category[task]) for task, image in images.items())
-    assert len(expected) == IMAGES
+    assert len(expected) == 2 * IMAGES
     assert len(set(category.values())) > 1
     for form in FORMS:
         out = tmp_path / form
         chosen = Selection(partition=1, split="train", accepted_only=False)
-        assert export_run(run, form, out, chosen) == IMAGES
+        assert export_run(run, form, out, chosen) == 2 * IMAGES
         assert READERS[form](out) == expected, form
     for partition in range(1, 11):
         for split in ("train", "val", "test"):
