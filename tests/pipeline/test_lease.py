@@ -16,8 +16,8 @@ from pipeline.rundir import RunDirectory
 from pipeline.session import RunBusyError, hold_run, is_held, load_session, request_stop
 from pipeline.storage import ObjectPath
 
-LEASE_SECONDS = 6.0
-"""Renewed every second, and not lost on a machine that is busy."""
+LEASE_SECONDS = 12.0
+"""Renewed every two seconds, and not lost on a machine that is busy."""
 SHORT_SECONDS = 1.0
 ELSEWHERE = Holder(token="other", host="elsewhere", pid=1, machine="other boot", lease_s=60.0)
 
