@@ -31,7 +31,7 @@ from pipeline.status import load_status
 
 MakeStory = Callable[..., Any]
 
-pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(600)]
 
 RAY = str(Path(sys.executable).with_name("ray"))
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -40,7 +40,8 @@ SLOWLY = {"evaluations": 100, "device": "cpu"}
 """A texture takes about a second, so that there is a middle of the run."""
 ROWS = {"before": 0, "middle": 2}
 """Committed rows after which a node goes, by phase."""
-PATIENCE_SECONDS = 200.0
+PATIENCE_SECONDS = 300.0
+"""On a busy machine a cluster takes minutes for what takes seconds on an idle one."""
 
 
 class Nodes:
@@ -182,8 +183,8 @@ def test_nodes_come_one_is_lost_and_another_comes(
     nodes.add()
     nodes.add()
     running.wait_for("at work", lambda: running.at_work(ROWS[phase]))
-    nodes.add()
     nodes.lose(story)
+    nodes.add()
     assert running.end() == 0, running.said()
     assert_all_ok(story, attempts=2)
     assert "actors on CPUs" in running.said()
@@ -212,7 +213,8 @@ def test_a_lost_node_that_nobody_replaces_costs_time_only(
 def test_a_node_that_is_drained_is_left_in_order(
     make_story: MakeStory, nodes: Nodes, phase: str
 ) -> None:
-    story = make_story(**SLOWLY, actors=2)
+    # The command takes a second or two: so long both actors must have something to do.
+    story = make_story(**SLOWLY, actors=2, variations=3)
     for _ in range(3):
         nodes.add()
     running = Running(story, nodes.address)
@@ -220,7 +222,7 @@ def test_a_node_that_is_drained_is_left_in_order(
     nodes.drain(story)
     assert running.end() == 0, running.said()
     # No death, so no second attempt.
-    assert_all_ok(story, attempts=1)
+    assert_all_ok(story, attempts=1, variations=3)
     (left,) = events(story, "actor_left")
     assert re.fullmatch(r"node \w+ is being drained", left["reason"])
     assert left["tasks"]
