@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return str(getattr(__import__(package), "__version__", "unknown"))
+        return str(getattr(sys.modules.get(package), "__version__", "unknown"))
 
 
 def _exchange(node: str, token: Token) -> str:
