@@ -154,8 +154,9 @@ def _finalize(
             obsolete += _add_generation(run, scan, parts, damaged)
         else:
             obsolete += _swap(run, scan, _build(run, scan, parts))
-    files = tuple(path for path in list_files(run) if path.parent == run.textures)
-    files = tuple(path for path in files if path not in obsolete)
+    gone = set(obsolete)
+    there = (path for path in list_files(run) if path not in gone)
+    files = tuple(path for path in there if path.parent == run.textures)
     _write_metrics(run, files, scan.schema)
     _remove(run, obsolete)
     if not len(missing):
