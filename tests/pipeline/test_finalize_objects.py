@@ -1,0 +1,98 @@
+"""Finalize where nothing can be renamed: files of two finalizes side by side, one in the end."""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pytest
+
+import pipeline.finalize
+from pipeline.committed import read_committed
+from pipeline.finalize import finalize
+from pipeline.rundir import RunDirectory
+from pipeline.shards import commit_rows
+from pipeline.storage import ObjectPath
+
+MakeTable = Callable[..., pa.Table]
+
+TASKS = ["a-c0-v0", "b-c0-v0", "c-c0-v0"]
+EXPECTED = pa.array(TASKS)
+
+
+@pytest.fixture
+def run(bucket: ObjectPath, make_table: MakeTable) -> RunDirectory:
+    """Finalized, two rows in a file."""
+    directory = RunDirectory(bucket / "run")
+    commit_rows(directory, make_table(TASKS))
+    finalize(directory, EXPECTED, rows_per_file=2)
+    return directory
+
+
+def names(folder: object) -> set[str]:
+    assert isinstance(folder, ObjectPath)
+    return {path.name for path in folder.iterdir()}
+
+
+def attempts(run: RunDirectory) -> dict[str, int]:
+    rows = read_committed(run, ["task_id", "attempts"])[0].to_pylist()
+    assert len(rows) == len({row["task_id"] for row in rows})
+    return {row["task_id"]: row["attempts"] for row in rows}
+
+
+def test_a_second_finalize_writes_nothing(run: RunDirectory) -> None:
+    before = {path: path.stat().st_mtime for path in [*run.textures.iterdir(), run.success]}
+    finalize(run, EXPECTED, rows_per_file=2)
+    assert {path: path.stat().st_mtime for path in before} == before
+    assert names(run.shards) == set()
+
+
+def test_new_rows_replace_the_files_of_before(run: RunDirectory, make_table: MakeTable) -> None:
+    before = names(run.textures)
+    commit_rows(run, make_table(TASKS[:1], attempts=2))
+    finalize(run, EXPECTED, rows_per_file=2)
+    assert len(names(run.textures)) == 2
+    assert not names(run.textures) & before
+    assert attempts(run) == {"a-c0-v0": 2, "b-c0-v0": 1, "c-c0-v0": 1}
+    assert names(run.shards) == set()
+    assert run.success.exists()
+
+
+def test_no_file_that_may_be_read_is_written_over(run: RunDirectory) -> None:
+    before = names(run.textures)
+    rules = {"below_threshold": "float_loss < 1"}
+    finalize(run, EXPECTED, rows_per_file=2, rules=rules)
+    assert len(names(run.textures)) == 2
+    assert not names(run.textures) & before
+
+
+@pytest.mark.parametrize("step", ["_prove", "_write_metrics", "_remove", "_write_success"])
+def test_broken_off_before_a_step_each_task_is_there_once(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    commit_rows(run, make_table(TASKS[1:2], attempts=2))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.finalize, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            finalize(run, EXPECTED, rows_per_file=2)
+    wanted = {"a-c0-v0": 1, "b-c0-v0": 2, "c-c0-v0": 1}
+    assert attempts(run) == wanted
+    assert not run.success.exists()
+    finalized = finalize(run, EXPECTED, rows_per_file=2)
+    assert (finalized.rows, len(finalized.files)) == (3, 2)
+    assert attempts(run) == wanted
+    assert names(run.textures) == {path.name for path in finalized.files}
+
+
+def test_a_damaged_file_is_put_aside_and_named(run: RunDirectory, make_table: MakeTable) -> None:
+    damaged = sorted(run.textures.iterdir(), key=str)[0]
+    assert isinstance(damaged, ObjectPath)
+    damaged.write_bytes(b"no Parquet")
+    finalized = finalize(run, EXPECTED, rows_per_file=2)
+    assert finalized.missing == ("a-c0-v0", "b-c0-v0")
+    assert [problem.path.name for problem in finalized.problems] == [f"{damaged.name}.damaged"]
+    assert not run.success.exists()
+    commit_rows(run, make_table(TASKS[:2], attempts=2))
+    assert finalize(run, EXPECTED, rows_per_file=2).missing == ()
