@@ -296,6 +296,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_has_left_is_removed_by_the_next(
     made: RunDirectory, call: Call, tmp_path: Path
 ) -> None:
