@@ -73,6 +73,7 @@ def measure_driver(actors: int, blocks: int, rows_per_block: int, size_px: int) 
     config = RunConfig.model_validate(
         {"weights": "random:0", "size": size_px, "device": "cpu", "actors": actors}
     ).resolved()
+    block = tasks.slice(0, rows_per_block)
     job = pipeline.job.Job(
         pending=count, session="", stopping=lambda: False, take_signals=lambda: None
     )
@@ -93,7 +94,7 @@ def measure_driver(actors: int, blocks: int, rows_per_block: int, size_px: int) 
             seconds=time.monotonic() - begun,
             driver_s=time.process_time() - driver_s,
             helpers_s=_helpers_seconds() - helpers_s,
-            bytes_per_task=prepare_sleeping(tasks.slice(0, 64), size_px).nbytes / 64,
+            bytes_per_task=prepare_sleeping(block, size_px).nbytes / len(block),
         )
 
 

@@ -211,9 +211,7 @@ def main() -> None:
     costs = [*first, *more]
     block_s = cost_of_block(costs)
     print("\n".join(describe_driver(costs, costs[0].bytes_per_task)))
-    print(
-        f"A block more costs the driver {1e3 * block_s:.1f} ms of CPU time, its waiting included.\n"
-    )
+    print(f"A block more costs the driver {1e3 * block_s:.1f} ms of CPU time, waiting included.\n")
     per_second = arguments.textures_per_hour / 3600
     flows = [simulate_flow(gpus, per_second) for gpus in GPUS]
     print_table(TIME_COLUMNS, [describe_time(flow, steps, block_s) for flow in flows])

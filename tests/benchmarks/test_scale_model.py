@@ -49,6 +49,7 @@ def test_every_step_has_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray, about its own settings
 def test_sleeping_actors_do_a_real_job() -> None:
     with local_ray():
         cost = measure_driver(2, 5, 4, 16)
