@@ -64,7 +64,13 @@ def test_no_file_that_may_be_read_is_written_over(run: RunDirectory) -> None:
     assert not names(run.textures) & before
 
 
-@pytest.mark.parametrize("step", ["_prove", "_write_metrics", "_remove", "_write_success"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        *(pytest.param(step, marks=pytest.mark.slow) for step in ("_prove", "_write_metrics")),
+        *("_remove", pytest.param("_write_success", marks=pytest.mark.slow)),
+    ],
+)
 def test_broken_off_before_a_step_each_task_is_there_once(
     run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
