@@ -45,16 +45,14 @@ def address() -> Iterator[str]:
     cluster.shutdown()
 
 
-def put_images(root: Path, bucket: ObjectPath) -> list[str]:
-    """Manifest and images into the bucket; the words that name them."""
-    manifest = root.parent / "manifest.parquet"
+def put_images(root: Path, bucket: ObjectPath) -> str:
+    """Manifest and images into the bucket, as they lie beside each other; the manifest's URI."""
+    manifest = root / "manifest.parquet"
     done = call("manifest", "dtd", "--root", str(root), "--out", str(manifest))
     assert done.returncode == 0, done.stderr
-    (bucket / "manifest.parquet").upload(manifest)
-    images = root / "dtd" / "dtd" / "images"
-    for path in images.rglob("*.jpg"):
-        (bucket / "images" / path.parent.name / path.name).upload(path)
-    return [str(bucket / "manifest.parquet"), "--root", str(bucket / "images")]
+    for file in [manifest, *(root / "dtd" / "dtd" / "images").rglob("*.jpg")]:
+        (bucket / file.relative_to(root).as_posix()).upload(file)
+    return str(bucket / manifest.name)
 
 
 def call(*words: str) -> subprocess.CompletedProcess[str]:
@@ -79,7 +77,7 @@ def test_120_images_on_three_nodes_from_a_bucket_and_into_it(
     run = bucket / "runs" / "dtd"
     weights = next((shared_path / "weights").glob("*.safetensors"))
     words = [
-        *("run", *put_images(root, bucket), "--out", str(run), "--address", address),
+        *("run", put_images(root, bucket), "--out", str(run), "--address", address),
         *("--device", "cpu", "--weights", str(weights), "--normalisation", "imagenet"),
         *("--size", "64", "--evaluations", "20", "--flush-seconds", "2"),
     ]
