@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import glob
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.committed import FileProblem
+from pipeline.object_store import StorageError
 from pipeline.rundir import RunDirectory, write_json_atomic
 from pipeline.storage import AnyPath, sorted_glob
 
@@ -77,7 +79,8 @@ class AttemptFile:
         }
         self._path = run.attempts / f"{self._values['actor']}.json"
         self._tasks: dict[str, dict[str, Any]] = {}
-        self._changed = threading.Lock()
+        # Again by the same thread: a signal may come while it holds it.
+        self._changed = threading.RLock()
         write_json_atomic(self._path, {**self._values, "starting": True, "tasks": {}})
 
     @property
@@ -129,6 +132,9 @@ def load_attempts(
         run: The run directory, which may be missing.
         but: Name of an actor whose own file is passed over.
         earlier: Only those of earlier sessions.
+
+    Raises:
+        StorageError: The store does not answer.
     """
     latest: dict[str, Attempt] = {}
     problems = []
@@ -138,6 +144,9 @@ def load_attempts(
             attempts = _read(path)
         except FileNotFoundError:
             continue
+        except StorageError:
+            # No answer is no damage: the evidence of a death may be in it.
+            raise
         except UNREADABLE as error:
             problems.append(FileProblem(path, f"no list of attempts: {error!r}"))
             continue
@@ -204,7 +213,8 @@ def forget_failed_starts(run: RunDirectory, session: str | None) -> None:
 
 def _find_failed_starts(run: RunDirectory, session: str | None) -> list[AnyPath]:
     found = []
-    for path in run.attempts.glob("*.json"):
+    # Of this machine alone, by the names of their actors: on a store each is a request.
+    for path in run.attempts.glob(f"{glob.escape(platform.node())}-*.json"):
         with contextlib.suppress(*UNREADABLE):
             values = json.loads(path.read_bytes())
             starting = values.get("starting", False) and values["session"] == session

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import re
 import signal
 import threading
@@ -29,6 +30,7 @@ from pipeline.cluster.nodes import list_nodes
 from pipeline.cluster.workers import WorkerWatch
 from pipeline.config import RunConfig
 from pipeline.isolation import prepare_block
+from pipeline.object_store import StorageError
 from pipeline.placement import ActorPlan, choose_rows_per_block, describe_plan, plan_actors
 from pipeline.prepare import ExemplarSource
 from pipeline.rundir import RunDirectory
@@ -199,15 +201,26 @@ def _consume(
 
 def _await_rest(run: RunDirectory, job: Job, thread: threading.Thread) -> None:
     """Wait until the actors have nothing in flight, for a while at most."""
-    # Of rows that are there already the attempts were ended with their commit.
+    # Of rows that are there already the actors that live have ended the attempts; one that died on
+    # another machine has not, and is not known to be dead.
     committed = CommittedTasks(run, skip_present=True)
+    everything: CommittedTasks | None = None
     give_up_at = time.monotonic() + STOP_GRACE_SECONDS
     # An actor that has not heard of the stop yet may still begin something.
     quiet_since: float | None = None
     while thread.is_alive() and time.monotonic() < give_up_at:
-        attempts, _ = load_attempts(run)
-        left = [a for a in attempts.values() if not committed.has(a.task_id, a.number)]
-        if running_here(left, job.session):
+        try:
+            attempts, _ = load_attempts(run)
+            left = [a for a in attempts.values() if not committed.has(a.task_id, a.number)]
+            left = running_here(left, job.session)
+            if any(attempt.host != platform.node() for attempt in left):
+                everything = everything or CommittedTasks(run)
+                left = [a for a in left if not everything.has(a.task_id, a.number)]
+        except StorageError:
+            # Who does not answer now is asked again.
+            thread.join(POLL_SECONDS)
+            continue
+        if left:
             quiet_since = None
         elif quiet_since is None:
             quiet_since = time.monotonic()

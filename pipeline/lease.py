@@ -146,11 +146,16 @@ class Lease:
                 _await_stale(self._folder, *newest)
             number = newest[0] + 1 if newest else 1
             self._renewed_at = time.monotonic()
-            if self._put_new(number):
-                for old in _list_numbers(self._folder):
-                    if old < number:
-                        _lock_path(self._folder, old).unlink(missing_ok=True)
-                return number
+            if not self._put_new(number):
+                continue
+            numbers = _list_numbers(self._folder)
+            if numbers[-1:] > [number]:
+                # While we looked and put, others have come and gone, and one is there.
+                _lock_path(self._folder, number).unlink(missing_ok=True)
+                continue
+            for old in numbers[:-1]:
+                _lock_path(self._folder, old).unlink(missing_ok=True)
+            return number
 
     def _put_new(self, number: int) -> bool:
         """Put our lock of this number; whether it is ours then."""
@@ -189,7 +194,8 @@ class Lease:
                 self._lost = f"it could not be renewed for {silent_s:.0f} s"
             elif renewal is None and silent_s > self._holder.lease_s / RENEWALS:
                 renewal = pool.submit(self._renew)
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Who lets go waits for a renewal under way, which would undo that.
+        pool.shutdown(wait=not self._lost, cancel_futures=True)
         if self._lost:
             logger.error("%s: the lock was lost: %s", self._folder, self._lost)
             self._on_lost()
@@ -203,7 +209,9 @@ class Lease:
 
     def _renew(self) -> None:
         begun_at = time.monotonic()
-        if _lock_path(self._folder, self._number + 1).exists():
+        number, holder = _find_newest(self._folder) or (self._number, None)
+        others = holder is not None and holder.token != self._holder.token
+        if number > self._number or others:
             raise LeaseLostError("another process has taken it over")
         self._holder = replace(self._holder, renewals=self._holder.renewals + 1)
         _lock_path(self._folder, self._number).write_bytes(self._holder.to_bytes())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.columns import FLAGGED, RETRYABLE
 from pipeline.committed import open_parquet
-from pipeline.manifest.checks import count_distinct_texts
+from pipeline.distinct import count_distinct_texts
 from pipeline.rundir import RunDirectory
 from pipeline.table_stream import (
     Columns,

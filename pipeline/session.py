@@ -24,6 +24,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from pipeline.lease import Lease, LeaseHeldError, is_leased
+from pipeline.object_store import StorageError
 from pipeline.rundir import RunDirectory, write_json_atomic
 from pipeline.storage import ObjectPath, poll_seconds
 
@@ -98,8 +99,8 @@ def request_stop(run: RunDirectory, session: Session) -> None:
 def load_session(run: RunDirectory) -> Session | None:
     """The session that holds the run or was the last to; None if there is none to be read."""
     try:
-        return Session(**json.loads(run.session.read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return _load(run)
+    except StorageError:
         return None
 
 
@@ -128,11 +129,15 @@ class StopWatch:
 
     Args:
         run: The run directory.
+
+    Raises:
+        StorageError: The store does not answer.
     """
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
-        self._session = load_session(run)
+        # An actor that knows no session would never stop.
+        self._session = _load(run)
         self._looked_at = time.monotonic()
         self._stopped = False
         self._poll_s = max(POLL_SECONDS, poll_seconds(run.path))
@@ -170,9 +175,22 @@ def _take_lock(run: RunDirectory) -> Callable[[], None]:
     return lock.release
 
 
+def _load(run: RunDirectory) -> Session | None:
+    """As `load_session`, but who does not answer is not taken for one who has none."""
+    try:
+        return Session(**json.loads(run.session.read_bytes()))
+    except StorageError:
+        raise
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
 def _write_own(run: RunDirectory, session: Session) -> None:
-    """Write what has become of a session, unless another has followed it."""
-    current = load_session(run)
+    """Write what has become of a session, unless another has followed it.
+
+    Where a store does not say whether one has, nothing is written.
+    """
+    current = _load(run)
     if current is None or current.id == session.id:
         _write(run, session)
 
@@ -188,5 +206,6 @@ def _describe_holder(run: RunDirectory) -> str:
         holder = f"process {session.pid} on {session.host} since {session.begun_at}"
     return (
         f"run directory {str(run.path)!r} is being worked on by {holder}; expected one run at a "
-        "time: wait for its end, or stop it (the lock ends with the process)"
+        "time: wait for its end, or stop it (the lock ends with the process, in an object store up "
+        "to a minute later)"
     )

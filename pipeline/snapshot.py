@@ -15,7 +15,7 @@ from pipeline.committed import (
     open_parquet,
     select_winners,
 )
-from pipeline.manifest.checks import count_distinct_texts
+from pipeline.distinct import count_distinct_texts
 from pipeline.rundir import RunDirectory
 from pipeline.schema import carried_columns
 from pipeline.storage import AnyPath, ObjectPath

@@ -59,18 +59,23 @@ class ShardTail:
         """The rows of the shards that have appeared since the last call; the columns asked for.
 
         A task that was done twice has two rows. A shard that a finalize removes before it was read
-        is passed over.
+        is passed over. Where a store does not answer, the error comes out, and the next call gives
+        what this one would have.
         """
         tables = [no_rows(self._columns)]
+        problems: list[FileProblem] = []
+        read: set[str] = set()
         new = [path for path in self._list() if path.name not in self._seen]
         for path, found in zip(new, read_side_by_side(self._read, new), strict=True):
             if found is None:
                 continue
             if isinstance(found, FileProblem):
-                self.problems.append(found)
+                problems.append(found)
             else:
                 tables.append(found)
-            self._seen.add(path.name)
+            read.add(path.name)
+        self._seen |= read
+        self.problems += problems
         return pa.concat_tables(tables)
 
     def _read(self, path: AnyPath) -> pa.Table | FileProblem | None:

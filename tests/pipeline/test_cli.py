@@ -355,7 +355,7 @@ def test_a_run_that_a_signal_stops_says_how_to_go_on(
     assert f"stopped by {number.name}: the same command goes on" in text
     assert "once more to stop at once" in err
     assert "Traceback" not in text + err
-    assert not list(out.glob("attempts/*"))
+    assert not list(out.glob("attempts/*.json"))
 
 
 def test_a_bare_value_error_is_a_defect(

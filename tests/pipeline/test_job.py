@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline import job
 from pipeline.config import RunConfig
 from pipeline.placement import ActorPlan
 from pipeline.rundir import RunDirectory, write_table_atomic
+from pipeline.shards import commit_rows
 
 RUN = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]
 VARIATIONS = 4
@@ -98,3 +100,24 @@ def test_no_step_waits_for_all_of_the_one_before(
     assert len(ours) >= 3
     assert not any(isinstance(step, AllToAllOperator) for step in ours)
     assert any(isinstance(step, AllToAllOperator) for step in with_barrier)
+
+
+def test_a_dead_actor_of_another_machine_whose_task_was_done_again_holds_up_no_stop(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody here can know that it is dead."""
+    monkeypatch.setattr(job, "SESSION_POLL_SECONDS", 0.05)
+    left = {"a": {"number": 1, "begun_at": ""}}
+    actor = {"actor": "x", "host": "a spot machine", "pid": 1, "session": "s", "tasks": left}
+    (run.attempts / "x.json").write_text(json.dumps(actor))
+    told = job.Job(pending=1, session="s", stopping=lambda: True, take_signals=lambda: None)
+    pulling = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+    pulling.start()
+    monkeypatch.setattr(job, "STOP_GRACE_SECONDS", 0.5)
+    begun = time.monotonic()
+    job._await_rest(run, told, pulling)
+    assert time.monotonic() - begun >= 0.5
+    commit_rows(run, make_table(["a"], attempts=2))
+    monkeypatch.setattr(job, "STOP_GRACE_SECONDS", 30.0)
+    job._await_rest(run, told, pulling)
+    assert time.monotonic() - begun < 20

@@ -112,6 +112,41 @@ def test_a_holder_that_was_followed_stops(bucket: ObjectPath) -> None:
     assert theirs.read_bytes() == ELSEWHERE.to_bytes()
 
 
+def test_a_holder_that_was_followed_twice_stops(bucket: ObjectPath) -> None:
+    """Each taker removes the locks of those before it."""
+    lost = threading.Event()
+    holder = Lease(bucket, lost.set)
+    put_lock(bucket, 3, ELSEWHERE)
+    assert lost.wait(30)
+    with pytest.raises(LeaseLostError, match="another process has taken it over"):
+        holder.close()
+
+
+def test_one_that_comes_too_late_for_its_number_does_not_hold(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look and its lock two others have come, and the first has gone."""
+    put_lock(bucket, 1, replace(ELSEWHERE, released=True))
+    put = ObjectPath.write_bytes
+    others = iter([3])
+
+    def be_slow(self: ObjectPath, data: bytes, *, new: bool = False) -> None:
+        for number in others:
+            put(bucket / f".lock-{number:06d}", ELSEWHERE.to_bytes())
+        put(self, data, new=new)
+
+    monkeypatch.setattr(ObjectPath, "write_bytes", be_slow)
+    monkeypatch.setattr(lease, "_await_stale", refuse_living)
+    with pytest.raises(LeaseHeldError):
+        Lease(bucket)
+    assert ".lock-000002" not in [path.name for path in bucket.iterdir()]
+
+
+def refuse_living(_folder: ObjectPath, _number: int, holder: Holder | None) -> None:
+    if holder is not None and not holder.is_gone:
+        raise LeaseHeldError
+
+
 @pytest.mark.usefixtures("short")
 def test_a_holder_that_cannot_renew_stops_before_another_begins(
     bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

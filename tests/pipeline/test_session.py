@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from pipeline.object_store import StorageError
 from pipeline.rundir import RunDirectory
 from pipeline.session import RunBusyError, StopWatch, hold_run, is_held, load_session, request_stop
 
@@ -98,3 +99,24 @@ def test_an_actor_stops_when_asked_to_or_when_another_session_has_begun(
         run.session.unlink()
         assert not current.stopped()
     assert not outside.stopped(now=True)
+
+
+def test_where_a_store_does_not_answer_another_session_is_left_alone(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that was away cannot know whether another has followed it."""
+
+    def fail(*_: object) -> bytes:
+        raise StorageError("no line")
+
+    with hold_run(run) as session:
+        written = run.session.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(type(run.session), "read_bytes", fail)
+            with pytest.raises(StorageError):
+                request_stop(run, session)
+            with pytest.raises(StorageError):
+                StopWatch(run)
+        assert run.session.read_bytes() == written
+        request_stop(run, session)
+        assert run.session.read_bytes() != written

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pytest
 
 import pipeline.tail
 from pipeline.committed import UnreadableFileError
+from pipeline.object_store import StorageError
 from pipeline.rundir import RunDirectory
 from pipeline.shards import commit_rows
 from pipeline.tail import (
@@ -53,6 +54,28 @@ def test_an_unreadable_shard_is_a_problem_once(run: RunDirectory, make_table: Ma
     assert tail.new_rows()["task_id"].to_pylist() == ["a"]
     assert len(tail.new_rows()) == 0
     assert [problem.path for problem in tail.problems] == [broken]
+
+
+def test_rows_come_after_all_where_a_store_did_not_answer(
+    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for task in ("a", "b", "c", "d"):
+        commit_rows(run, make_table([task]))
+    tail = ShardTail(run, COLUMNS)
+    read = pipeline.tail.read_row_columns
+    *_, silent, _ = sorted(run.shards.iterdir())
+
+    def fail(path: Path, columns: Sequence[str]) -> pa.Table:
+        if path == silent:
+            raise StorageError(f"{path}: no line")
+        return read(path, columns)
+
+    monkeypatch.setattr(pipeline.tail, "read_row_columns", fail)
+    with pytest.raises(StorageError):
+        tail.new_rows()
+    monkeypatch.undo()
+    assert sorted(tail.new_rows()["task_id"].to_pylist()) == ["a", "b", "c", "d"]
+    assert not tail.problems
 
 
 def test_a_shard_that_vanishes_is_passed_over(
