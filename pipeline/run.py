@@ -285,10 +285,10 @@ def _execute_inline(run: RunDirectory, config: RunConfig, root: str, signals: St
 def _finalize(run: RunDirectory, task_ids: pa.ChunkedArray) -> Finalized:
     compact = run.success.exists()
     finalized = finalize(run, task_ids)
-    if any(run.attempts.iterdir()):
+    if any(run.attempts.glob("*.json")):
         _keep_attempts(run, read_each_file_once(run, KEYS)[0])
-        if not finalized.missing:
-            remove_marks(run)
+    if not finalized.missing:
+        remove_marks(run)
     if not compact or finalized.missing:
         RunLog(run).event("finalized", rows=finalized.rows, missing=len(finalized.missing))
     return finalized

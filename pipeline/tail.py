@@ -158,8 +158,10 @@ def begin_block(run: RunDirectory, block: Sequence[Mapping[str, Any]]) -> bool:
 
 def forget_begun_blocks(run: RunDirectory) -> None:
     """Remove the marks of an earlier session, whose rows are known to who plans the next."""
-    for path in run.attempts.glob(f"*{BEGUN_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    marks = sorted_glob(run.attempts, f"*{BEGUN_SUFFIX}")
+    # On an object store each is a request.
+    for _ in read_side_by_side(lambda path: path.unlink(missing_ok=True), marks):
+        pass
 
 
 def read_row_columns(path: AnyPath, columns: Sequence[str]) -> pa.Table:

@@ -103,7 +103,7 @@ def test_no_step_waits_for_all_of_the_one_before(
 
 
 def test_a_dead_actor_of_another_machine_whose_task_was_done_again_holds_up_no_stop(
-    run: RunDirectory, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+    run: RunDirectory, make_table: Callable[..., pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody here can know that it is dead."""
     monkeypatch.setattr(job, "SESSION_POLL_SECONDS", 0.05)
