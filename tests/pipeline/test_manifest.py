@@ -201,7 +201,7 @@ def test_rows_have_the_same_numbers_however_they_are_read(tmp_path, monkeypatch)
     whole = problems_of(tmp_path / "m.parquet")
     assert [line.split(":")[0] for line in whole] == ["row 3", "row 5"]
     monkeypatch.setattr("pipeline.table_stream.BATCH_ROWS", 2)
-    monkeypatch.setattr("pipeline.manifest.checks.BATCH_ROWS", 2)
+    monkeypatch.setattr("pipeline.distinct.BATCH_ROWS", 2)
     assert problems_of(tmp_path / "m.parquet") == whole
 
 
