@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks.delivered_image import VARIANTS, run_variants, table_row
 from texsynth import load_network
 
 
+@pytest.mark.slow
 def test_variants_are_the_steps_from_the_float_image_to_the_stored_one() -> None:
     generator = torch.Generator().manual_seed(0)
     # Much of it black or white, so that much would leave [0, 1].

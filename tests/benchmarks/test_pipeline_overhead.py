@@ -14,6 +14,7 @@ from benchmarks.pipeline_overhead import BARE, SETTINGS, Measurement, read_run
 from pipeline.rundir import RunDirectory
 
 
+@pytest.mark.slow
 def test_the_same_tasks_bare_and_through_the_pipeline(
     weights_file: Path,
     tmp_path: Path,

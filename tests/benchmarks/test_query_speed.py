@@ -16,6 +16,7 @@ from pipeline.schema import metrics_schema
 from pipeline.sql import open_metrics
 
 
+@pytest.mark.slow
 def test_a_line_for_every_query(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

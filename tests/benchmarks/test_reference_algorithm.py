@@ -208,6 +208,7 @@ def assert_follows(values: list[float], printed: list[float]) -> None:
         assert 1 / 1.5 < ratio < 1.5, f"evaluation {evaluation}"  # 0.91 to 1.15
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_trajectory_follows_the_golden_one(
     formula_network: TextureNetwork,

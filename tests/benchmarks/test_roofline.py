@@ -42,7 +42,7 @@ def pieces(network: TextureNetwork) -> Pieces:
     return Pieces(network, config_of(), exemplar, lane, LANES)
 
 
-@pytest.mark.parametrize("history", [20, 100])
+@pytest.mark.parametrize("history", [pytest.param(20, marks=pytest.mark.slow), 100])
 @pytest.mark.parametrize("preset", ["default", "reference"])
 def test_a_lane_takes_the_memory_that_is_estimated(
     network: TextureNetwork, preset: PresetName, history: int

@@ -114,6 +114,7 @@ def test_lanes_share_the_time_and_the_first_is_the_same(weights_file: Path) -> N
     assert [mark.seconds for mark in beside] == sorted(mark.seconds for mark in beside)
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_writes(tmp_path: Path, weights_file: Path) -> None:
     tensor_to_pil(draw()).save(tmp_path / "exemplar_noise.png")
     options = ["--size", "32", "--epochs", "20", "--weights", str(weights_file), "--threads", "1"]

@@ -99,6 +99,7 @@ def server(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultySe
     faulty.close()
 
 
+@pytest.mark.slow
 def test_rows_are_committed_and_finalized_once(
     server: FaultyServer, bucket: ObjectPath, make_row: Any, make_png: Callable[[str], bytes]
 ) -> None:

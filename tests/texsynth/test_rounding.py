@@ -178,7 +178,12 @@ def test_a_lane_that_settles_does_not_know_its_neighbours(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"keep_best": False}, {"weighting": "sensitivity"}, {"levels": 2}]
+    "changes",
+    [
+        {"keep_best": False},
+        pytest.param({"weighting": "sensitivity"}, marks=pytest.mark.slow),
+        pytest.param({"levels": 2}, marks=pytest.mark.slow),
+    ],
 )
 def test_pixels_settle_whatever_else_is_set(
     network: TextureNetwork, changes: dict[str, Any]
