@@ -36,15 +36,11 @@ def arithmetic(
 
     @contextlib.contextmanager
     def context() -> Iterator[None]:
-        matmul = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = products
-        try:
-            with torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=deterministic, allow_tf32=convolutions
-            ):
-                yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = matmul
+        flags = {"benchmark": False, "deterministic": deterministic, "allow_tf32": convolutions}
+        # It puts the setting of products back, too.
+        with exact_arithmetic(), torch.backends.cudnn.flags(enabled=True, **flags):
+            torch.backends.cuda.matmul.allow_tf32 = products
+            yield
 
     return context
 

@@ -139,7 +139,8 @@ def begin_block(run: RunDirectory, block: Sequence[Mapping[str, Any]]) -> bool:
 
     Only then, as after a death, has an actor to look for rows and for attempts of others: if it did
     so with every block, each would read what all others write. Were a session's blocks ever cut
-    anew, some tasks would be done twice; none is lost.
+    anew, some tasks would be done twice; none is lost. So are those that an actor has ended which
+    outlives its driver, if it commits them after the next session has planned.
 
     Args:
         run: The run directory; its `attempts` folder exists.
