@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import re
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +15,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cluster.connection import REFUSED
+from pipeline.cluster.connection import connect
 from pipeline.cluster.probe import (
     NodeReport,
     Outcome,
@@ -33,8 +29,6 @@ from pipeline.config import RunConfig
 from pipeline.rundir import write_json_atomic
 from pipeline.storage import as_path, sorted_glob
 
-HOST_AND_PORT = re.compile(r"([^:/]+):(\d+)")
-CONNECT_SECONDS = 10.0
 CLOCK_SECONDS = 30.0
 """That a node may take to say what time it is."""
 ACCELERATOR = "accelerator_type:"
@@ -72,28 +66,13 @@ def check_cluster(address: str, plan: CheckPlan) -> ClusterReport:
     """
     begun_here = not ray.is_initialized()
     if begun_here:
-        _connect(address)
+        connect(address, log_to_driver=False)
     try:
         with _token(plan.out) as token:
             return _ask(plan, token)
     finally:
         if begun_here:
             ray.shutdown()
-
-
-def _connect(address: str) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    place = HOST_AND_PORT.fullmatch(address)
-    try:
-        # Ray itself takes five minutes to say that nothing is there.
-        if place is not None:
-            socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except OSError as error:
-        raise ConnectionError(f"address {address!r}: {error}; {REFUSED}") from error
-    except RuntimeError as error:
-        # Another version of Ray or Python, which it names.
-        raise ConnectionError(f"address {address!r}: {' '.join(str(error).split())}") from error
 
 
 def _ask(plan: CheckPlan, token: Token | None) -> ClusterReport:

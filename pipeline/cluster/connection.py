@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 
 import ray
 import ray.data
 
 from pipeline.spinning import bound_spinning
 
+HOST_AND_PORT = re.compile(r"([^:/]+):(\d+)")
+CONNECT_SECONDS = 10.0
 FULL = 1.0
 """Tasks in flight per actor at which an elastic pool grows: each has one, so it cannot be more."""
 
@@ -30,19 +34,40 @@ def start_ray(address: str | None) -> None:
     Raises:
         ConnectionError: if the cluster cannot be reached, or does not let us in.
     """
+    if address is not None:
+        connect(address, log_to_driver=True)
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        bound_spinning()
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    bound_spinning()
+    ray.init(
+        address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False
+    )
+
+
+def connect(address: str, *, log_to_driver: bool) -> None:
+    """Connect to a cluster.
+
+    Args:
+        address: of the cluster; that of a port is tried first, since Ray itself takes five minutes
+            to say that nothing is there.
+        log_to_driver: whether what its workers print is shown here.
+
+    Raises:
+        ConnectionError: if it cannot be reached, or does not let us in, or has another Ray or
+            Python.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    place = HOST_AND_PORT.fullmatch(address)
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=address is not None,
-            logging_level=logging.ERROR,
-            **({} if address else {"include_dashboard": False}),
-        )
-    except ConnectionError as error:
-        raise ConnectionError(f"{error}; {REFUSED}") from error
+        if place is not None:
+            socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
+        ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.ERROR)
+    except OSError as error:
+        raise ConnectionError(f"address {address!r}: {error}; {REFUSED}") from error
+    except RuntimeError as error:
+        # Another version of Ray or Python, which it names.
+        raise ConnectionError(f"address {address!r}: {' '.join(str(error).split())}") from error
 
 
 def configure_data() -> None:

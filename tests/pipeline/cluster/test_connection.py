@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import socket
+import time
+
 import pytest
 
 from pipeline.cluster import connection
@@ -31,6 +34,18 @@ def test_a_cluster_that_does_not_answer_may_want_a_token(monkeypatch: pytest.Mon
         raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
 
     monkeypatch.setattr(connection.ray, "init", refuse)
+    monkeypatch.setattr(connection.socket, "create_connection", lambda *_: socket.socket())
     expected = r"cluster at 10\.0\.0\.1:6379; is it up, .* set RAY_AUTH_MODE=token, and on another"
     with pytest.raises(ConnectionError, match=expected):
         connection.start_ray("10.0.0.1:6379")
+
+
+def test_a_port_where_nothing_is_is_refused_at_once() -> None:
+    """Ray by itself takes five minutes."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    begun = time.monotonic()
+    with pytest.raises(ConnectionError, match=rf"address '{address}': .*refused; is it up"):
+        connection.start_ray(address)
+    assert time.monotonic() - begun < 5
