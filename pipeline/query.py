@@ -34,7 +34,8 @@ TASK_ID_COLUMN = metrics_schema().get_field_index("task_id")
 def load_metrics(run: RunDirectory | Path | str) -> pd.DataFrame:
     """All columns but the pictures, one row per task, sorted by (category, task_id).
 
-    From `metrics.parquet` if nothing was committed since it was written, else from the rows.
+    From `metrics.parquet` if it is whole and nothing was committed since it was written, else from
+    the rows.
 
     Args:
         run: A run directory, finished or not.
@@ -43,9 +44,8 @@ def load_metrics(run: RunDirectory | Path | str) -> pd.DataFrame:
         NotARunError: It is no run directory.
     """
     directory = as_run(run)
-    if is_current(directory):
-        table = pq.read_table(directory.metrics, page_checksum_verification=True)
-    else:
+    table = _read_finalized_metrics(directory)
+    if table is None:
         table, _ = read_committed(directory)
     frame: pd.DataFrame = table.to_pandas()
     return frame
@@ -98,6 +98,17 @@ def is_current(run: RunDirectory) -> bool:
     except FileNotFoundError:
         return False
     return regular and not any(run.shards.glob("*.parquet")) and not run.replaced()
+
+
+def _read_finalized_metrics(run: RunDirectory) -> pa.Table | None:
+    """`metrics.parquet`; None if only a scan can tell."""
+    if not is_current(run):
+        return None
+    try:
+        with open_parquet(run.metrics) as file:
+            return file.read()
+    except (FileNotFoundError, UnreadableFileError):
+        return None
 
 
 def _read_finalized_images(run: RunDirectory, wanted: list[str]) -> pa.Table | None:

@@ -46,6 +46,14 @@ def test_finished_metrics_come_from_one_file(
     assert list(load_metrics(run)["task_id"]) == IDS
 
 
+def test_damaged_metrics_are_read_from_the_rows(run: RunDirectory, make_table: MakeTable) -> None:
+    commit_rows(run, make_table(IDS))
+    finalize(run, pa.array(IDS))
+    whole = load_metrics(run)
+    run.metrics.write_bytes(b"PAR1")
+    assert load_metrics(run).equals(whole)
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_images_are_the_stored_ones(
     run: RunDirectory, make_table: MakeTable, make_png: Callable[[str], bytes], finished: bool
