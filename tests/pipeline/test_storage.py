@@ -1,4 +1,8 @@
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,8 @@ from pipeline.storage import (
     require_local,
     sorted_glob,
 )
+
+every_store = pytest.mark.parametrize("bucket", ["s3", "gs", "az"], indirect=True)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         open_filesystem("az")
 
 
+@every_store
 def test_objects_are_written_read_listed_and_removed(bucket: ObjectPath, tmp_path: Path) -> None:
     folder = bucket / "run"
     assert not folder.exists()
@@ -82,8 +89,9 @@ def test_objects_are_written_read_listed_and_removed(bucket: ObjectPath, tmp_pat
     with local_copy(folder / "deep" / "b.txt") as copy:
         assert copy.read_bytes() == b"b"
     (folder / "a.json").unlink()
-    # Another process's write or removal is seen at once: listings are not kept.
-    open_filesystem("s3").call_s3("delete_object", Bucket=bucket.uri[5:], Key="run/deep/b.txt")
+    # Another's write or removal is seen at once: listings are not kept. Threads share no client.
+    with ThreadPoolExecutor(1) as other:
+        other.submit((folder / "deep" / "b.txt").unlink).result()
     assert list(folder.iterdir()) == []
     assert not (folder / "a.json").exists()
     with pytest.raises(FileNotFoundError, match=r"a\.json"):
@@ -101,18 +109,65 @@ def test_a_broken_off_write_leaves_no_object(bucket: ObjectPath) -> None:
     assert list(bucket.iterdir()) == []
 
 
+@every_store
 def test_a_new_object_takes_the_place_of_none(bucket: ObjectPath) -> None:
     (bucket / "a").write_bytes(b"first", new=True)
+    begun = time.monotonic()
     with pytest.raises(FileExistsError):
         (bucket / "a").write_bytes(b"second", new=True)
+    assert time.monotonic() - begun < 5  # at the first refusal
     assert (bucket / "a").read_bytes() == b"first"
 
 
-def test_a_bucket_that_is_not_there_is_named(s3_server: str) -> None:
-    with pytest.raises(StorageError, match=r"s3://no-such-bucket/run.*there is no s3://no-such"):
-        ObjectPath("s3://no-such-bucket/run/a").write_bytes(b"")
+@every_store
+def test_of_many_who_put_a_new_object_one_wins(bucket: ObjectPath) -> None:
+    together = threading.Barrier(8)
+
+    def put(number: int) -> bool:
+        together.wait()
+        with suppress(FileExistsError):
+            (bucket / "a").write_bytes(str(number).encode(), new=True)
+            return True
+        return False
+
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(put, range(8)))
+    assert won.count(True) == 1
+    assert (bucket / "a").read_bytes() == str(won.index(True)).encode()
 
 
+@every_store
+def test_removing_what_is_not_there_is_done(bucket: ObjectPath) -> None:
+    """It may be an attempt of the same call, whose answer was lost, that has removed it."""
+    (bucket / "a").unlink()
+
+
+@every_store
+def test_a_reader_does_not_mix_two_versions(bucket: ObjectPath) -> None:
+    (bucket / "a").write_bytes(b"first version")
+    with (bucket / "a").open() as file:
+        assert file.read(5) == b"first"
+        (bucket / "a").write_bytes(b"other version")
+        with pytest.raises(StorageError, match=r"a: cannot read it: (FileExpired|ObjectChanged)"):
+            file.read(8)
+
+
+@every_store
+def test_a_bucket_that_is_not_there_is_named(bucket: ObjectPath, tmp_path: Path) -> None:
+    folder = ObjectPath(f"{bucket.scheme}://no-such-bucket/run")
+    assert list(folder.iterdir()) == []
+    assert not folder.exists()
+    named = rf"{folder}/a: cannot write it: there is no {bucket.scheme}://no-such-bucket$"
+    with pytest.raises(StorageError, match=named):
+        (folder / "a").write_bytes(b"")
+    (tmp_path / "a").write_bytes(b"a")
+    with pytest.raises(StorageError, match=named):
+        (folder / "a").upload(tmp_path / "a")
+    with pytest.raises(FileNotFoundError, match="no-such-bucket/run/a"):
+        (folder / "a").read_bytes()
+
+
+@every_store
 def test_parquet_is_read_by_ranges(bucket: ObjectPath) -> None:
     path = bucket / "rows.parquet"
     table = pa.table({"number": range(1000), "text": ["x" * 100] * 1000})

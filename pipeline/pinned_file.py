@@ -1,0 +1,22 @@
+"""A file of an object store, all of whose ranges come from the version that was opened."""
+
+from __future__ import annotations
+
+from fsspec.spec import AbstractBufferedFile
+
+
+class ObjectChangedError(OSError):
+    """The version of an object that was being read is not there any more."""
+
+
+class PinnedFile(AbstractBufferedFile):  # type: ignore[misc]
+    """Reads through the file system's `read_range(path, details, start, end)`, which it must have.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+        ObjectChangedError: In a later read: another version has taken its place.
+    """
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        data: bytes = self.fs.read_range(self.path, self.details, start, end)
+        return data
