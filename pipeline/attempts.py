@@ -24,6 +24,7 @@ from typing import Any
 from pipeline.committed import FileProblem
 from pipeline.object_store import StorageError
 from pipeline.rundir import RunDirectory, write_json_atomic
+from pipeline.side_by_side import do_side_by_side, remove_side_by_side
 from pipeline.storage import AnyPath, sorted_glob
 
 EARLIER = "earlier"
@@ -139,18 +140,11 @@ def load_attempts(
     latest: dict[str, Attempt] = {}
     problems = []
     files = [_earlier_file(run)] if earlier else sorted_glob(run.attempts, "*.json")
-    for path in files:
-        try:
-            attempts = _read(path)
-        except FileNotFoundError:
+    for found in do_side_by_side(_read, files):
+        if isinstance(found, FileProblem):
+            problems.append(found)
             continue
-        except StorageError:
-            # No answer is no damage: the evidence of a death may be in it.
-            raise
-        except UNREADABLE as error:
-            problems.append(FileProblem(path, f"no list of attempts: {error!r}"))
-            continue
-        for attempt in attempts:
+        for attempt in found:
             known = latest.get(attempt.task_id)
             if attempt.actor != but and (known is None or attempt.number > known.number):
                 latest[attempt.task_id] = attempt
@@ -180,8 +174,7 @@ def keep_earlier_attempts(
         values = {"actor": EARLIER, "host": "", "pid": 0, "session": None, "tasks": left}
         write_json_atomic(earlier, values)
         obsolete = [path for path in obsolete if path != earlier]
-    for path in obsolete:
-        path.unlink(missing_ok=True)
+    remove_side_by_side(obsolete)
 
 
 def _earlier_file(run: RunDirectory) -> AnyPath:
@@ -240,10 +233,19 @@ def _is_dead(host: str, pid: int) -> bool:
     return False
 
 
-def _read(path: AnyPath) -> list[Attempt]:
-    values = json.loads(path.read_bytes())
-    whose = {name: values[name] for name in ("actor", "host", "pid", "session")}
-    return [
-        Attempt(task_id=task, number=int(value["number"]), begun_at=value["begun_at"], **whose)
-        for task, value in values["tasks"].items()
-    ]
+def _read(path: AnyPath) -> list[Attempt] | FileProblem:
+    """The attempts of one file; none if there is no such file any more."""
+    try:
+        values = json.loads(path.read_bytes())
+        whose = {name: values[name] for name in ("actor", "host", "pid", "session")}
+        return [
+            Attempt(task_id=task, number=int(value["number"]), begun_at=value["begun_at"], **whose)
+            for task, value in values["tasks"].items()
+        ]
+    except FileNotFoundError:
+        return []
+    except StorageError:
+        # No answer is no damage: the evidence of a death may be in it.
+        raise
+    except UNREADABLE as error:
+        return FileProblem(path, f"no list of attempts: {error!r}")

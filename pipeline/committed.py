@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from pipeline.object_store import StorageError
 from pipeline.rundir import RunDirectory
 from pipeline.schema import PICTURES, SchemaError, carried_columns, row_schema
+from pipeline.side_by_side import do_side_by_side
 from pipeline.storage import AnyPath, sorted_glob
 
 KEYS = ("task_id", "category", "attempts")
@@ -133,22 +135,30 @@ def scan_committed(run: RunDirectory, damaged: Sequence[FileProblem] = ()) -> Sc
     problems = list(damaged)
     carried = pa.schema([])
     skipped = {problem.path for problem in damaged}
-    for path in (path for path in list_files(run) if path not in skipped):
-        try:
-            with open_parquet(path) as file:
-                columns = [carried, carried_columns(file.schema_arrow)]
-                carried = pa.unify_schemas(columns, promote_options="permissive")
-                table = file.read(list(KEYS)).replace_schema_metadata()
-        except UnreadableFileError as error:
-            problems.append(error.problem)
+    listed = [path for path in list_files(run) if path not in skipped]
+    for path, found in zip(listed, do_side_by_side(_read_keys, listed), strict=True):
+        if isinstance(found, FileProblem):
+            problems.append(found)
             continue
-        tables.append(_located(table, len(files)))
+        keys, columns = found
+        carried = pa.unify_schemas([carried, columns], promote_options="permissive")
+        tables.append(_located(keys, len(files)))
         files.append(path)
     fields = [row_schema().field(name) for name in KEYS]
     fields += [pa.field("file", pa.int32()), pa.field("row", pa.int64())]
     keys = pa.concat_tables([pa.schema(fields).empty_table(), *tables])
     winners = select_winners(keys)
     return Scan(tuple(files), keys, winners, row_schema(carried), tuple(problems))
+
+
+def _read_keys(path: AnyPath) -> tuple[pa.Table, pa.Schema] | FileProblem:
+    """Keys of all rows of a file, and its carried columns."""
+    try:
+        with open_parquet(path) as file:
+            keys = file.read(list(KEYS), use_threads=False).replace_schema_metadata()
+            return keys, carried_columns(file.schema_arrow)
+    except UnreadableFileError as error:
+        return error.problem
 
 
 @contextmanager
@@ -234,16 +244,17 @@ def read_rows(scan: Scan, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
     if unknown:
         raise KeyError(f"columns {unknown}: no file of the run has them")
     schema = pa.schema([scan.schema.field(name) for name in columns], scan.schema.metadata)
-    file_of_row = rows["file"].to_numpy()
-    row_in_file = rows["row"].to_numpy()
-    pieces, positions = [schema.empty_table()], [np.empty(0, np.int64)]
-    for index in np.unique(file_of_row):
-        here = np.flatnonzero(file_of_row == index)
-        here = here[np.argsort(row_in_file[here])]
-        positions.append(here)
-        pieces += _read_file_rows(scan.files[index], row_in_file[here], columns)
+    if not len(rows):
+        return schema.empty_table()
+    file_of_row, row_in_file = rows["file"].to_numpy(), rows["row"].to_numpy()
+    order = np.lexsort((row_in_file, file_of_row))
+    indices, starts = np.unique(file_of_row[order], return_index=True)
+    paths = [scan.files[index] for index in indices]
+    rows_of = dict(zip(paths, np.split(row_in_file[order], starts[1:]), strict=True))
+    found = do_side_by_side(lambda path: _read_file_rows(path, rows_of[path], columns), paths)
+    pieces = [schema.empty_table(), *chain.from_iterable(found)]
     table = pa.concat_tables(pieces, promote_options="permissive").cast(schema)
-    return table.take(np.argsort(np.concatenate(positions)))
+    return table.take(np.argsort(order))
 
 
 def _read_file_rows(path: AnyPath, rows: Any, columns: Sequence[str]) -> list[pa.Table]:
@@ -257,8 +268,8 @@ def _read_file_rows(path: AnyPath, rows: Any, columns: Sequence[str]) -> list[pa
         group_of_row = np.searchsorted(starts, rows, side="right") - 1
         for group in np.unique(group_of_row):
             wanted = rows[group_of_row == group] - starts[group]
-            table = file.read_row_group(int(group), columns=present).take(wanted)
-            tables.append(table.replace_schema_metadata())
+            table = file.read_row_group(int(group), columns=present, use_threads=False)
+            tables.append(table.take(wanted).replace_schema_metadata())
     return tables
 
 

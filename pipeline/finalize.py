@@ -20,7 +20,8 @@ its files into `textures/` itself, under names that no file there has. Until ste
 earlier ones, `read_committed` sees each task once, who reads the folder as a whole not.
 
 Run again after a crash, it starts from what is there; with nothing to be done it writes nothing.
-A few row groups are in memory at a time. It must not run beside another finalize.
+Files are written side by side, one for each core and eight at most; of each a few row groups are
+in memory at a time. It must not run beside another finalize.
 """
 
 from __future__ import annotations
@@ -58,11 +59,14 @@ from pipeline.rundir import (
 from pipeline.schema import carried_columns, compute_flags, metrics_schema, with_rules
 from pipeline.shards import ROW_GROUP_ROWS, compute_rows_digest, open_row_writer
 from pipeline.siblings import compute_sibling_distances
+from pipeline.side_by_side import do_side_by_side, remove_side_by_side
 from pipeline.storage import AnyPath, ObjectPath, require_local
 
 # More takes more memory (256 PNGs of 256 px are 33 MB), fewer read a shard more often: one whose
 # rows end up far apart is read once for every gathering that has one of them.
 GATHERED_ROWS = 4 * ROW_GROUP_ROWS
+PARTS_AT_ONCE = 8
+"""Files of `textures/` that are written side by side, where there are as many cores."""
 
 
 @dataclass(frozen=True)
@@ -223,8 +227,11 @@ def _write_parts(folder: AnyPath, scan: Scan, parts: _Parts) -> None:
     starts = range(0, max(len(winners), 1), parts.rows)
     digest = _new_digest(folder, scan, winners)
     paths = [folder / f"part-{number:05d}-{digest}.parquet" for number in range(len(starts))]
-    for start, path in zip(starts, paths, strict=True):
-        _write_part(path, scan, winners.slice(start, parts.rows), parts)
+    rows_of = {p: winners.slice(s, parts.rows) for s, p in zip(starts, paths, strict=True)}
+    for _ in do_side_by_side(
+        lambda path: _write_part(path, scan, rows_of[path], parts), paths, at_most=PARTS_AT_ONCE
+    ):
+        pass
     if isinstance(folder, Path):
         sync(folder)
     _prove(paths, winners)
@@ -288,8 +295,8 @@ def _write_metrics(run: RunDirectory, files: Iterable[AnyPath], schema: pa.Schem
         atomic_path(run.metrics) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
-        for path in files:
-            writer.write_table(_read_columns([path], schema.names).cast(schema))
+        for table in do_side_by_side(lambda path: _read_columns([path], schema.names), files):
+            writer.write_table(table.cast(schema))
 
 
 def _has_keys_of(metrics: AnyPath, files: list[AnyPath]) -> bool:
@@ -304,19 +311,19 @@ def _has_keys_of(metrics: AnyPath, files: list[AnyPath]) -> bool:
 
 def _remove(run: RunDirectory, files: Iterable[AnyPath]) -> None:
     """Remove compacted files, what a killed writer left, and the folders that this empties."""
-    for path in [*files, *run.temporaries()]:
-        path.unlink(missing_ok=True)
+    paths = [*files, *run.temporaries()]
+    remove_side_by_side(paths)
     for folder in run.replaced():
         if not any(folder.iterdir()):
             require_local(folder, "folder").rmdir()
 
 
 def _read_columns(paths: Sequence[AnyPath], names: list[str]) -> pa.Table:
-    tables = []
-    for path in paths:
+    def read(path: AnyPath) -> pa.Table:
         with open_parquet(path) as file:
-            tables.append(file.read(names).replace_schema_metadata())
-    return pa.concat_tables(tables).combine_chunks()
+            return file.read(names, use_threads=False).replace_schema_metadata()
+
+    return pa.concat_tables(do_side_by_side(read, paths)).combine_chunks()
 
 
 def _task_attempts(rows: pa.Table) -> Iterable[tuple[str, int]]:

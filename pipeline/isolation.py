@@ -22,8 +22,8 @@ from pipeline.config import RunConfig
 from pipeline.prepare import PREPARED, ExemplarSource, prepare_tasks, with_prepared
 from pipeline.rundir import MARK_SUFFIXES, PREPARING_SUFFIX, RunDirectory
 from pipeline.shards import compute_rows_digest
+from pipeline.side_by_side import remove_side_by_side
 from pipeline.storage import sorted_glob
-from pipeline.tail import read_side_by_side
 from pipeline.watchdog import Watchdog
 
 TIMEOUT_SECONDS = 300.0
@@ -67,8 +67,7 @@ def prepare_block(
 def remove_marks(run: RunDirectory) -> None:
     """Remove the marks of blocks that will not come again."""
     marks = [path for suffix in MARK_SUFFIXES for path in sorted_glob(run.attempts, f"*{suffix}")]
-    for _ in read_side_by_side(lambda path: path.unlink(missing_ok=True), marks):
-        pass
+    remove_side_by_side(marks)
 
 
 def _prepare_marked(

@@ -56,6 +56,8 @@ def compute_sibling_distances(scan: Scan) -> pa.Array:
         groups = np.searchsorted(starts, np.arange(starts[first], starts[last])[known], "right")
         bounds = [0, *(np.flatnonzero(np.diff(groups)) + 1), len(layouts)]
         for start, stop in pairwise(bounds):
+            if stop - start == 1:
+                continue
             distances[part[known][start:stop]] = distances_to_earlier(layouts[start:stop])
     return pa.array(distances, from_pandas=True)
 

@@ -18,8 +18,9 @@ from pipeline.committed import (
 from pipeline.distinct import count_distinct_texts
 from pipeline.rundir import RunDirectory
 from pipeline.schema import carried_columns
+from pipeline.side_by_side import do_side_by_side
 from pipeline.storage import AnyPath, ObjectPath
-from pipeline.tail import no_rows, read_row_columns, read_side_by_side
+from pipeline.tail import no_rows, read_row_columns
 
 KEYS = ("task_id", "category", "attempts")
 
@@ -62,14 +63,14 @@ class RowReader:
             return None
         try:
             rows = read_row_columns(self._run.metrics, self._columns)
-            stored = sum(read_side_by_side(_count_rows, files))
+            stored = sum(do_side_by_side(_count_rows, files))
         except (OSError, UnreadableFileError):
             return None
         return rows if stored == len(rows) else None
 
     def _gather(self, files: Sequence[AnyPath]) -> tuple[pa.Table, bool]:
         """All rows of some files, superseded ones too, and whether one of the files has gone."""
-        found = list(read_side_by_side(self._read_file, files))
+        found = list(do_side_by_side(self._read_file, files))
         tables = [item for item in found if isinstance(item, pa.Table)]
         return pa.concat_tables([no_rows(self._columns), *tables]), any(
             item is None for item in found
@@ -126,7 +127,7 @@ def read_each_file_once(
 
     for listings in range(1, MAX_LISTINGS + 1):
         try:
-            found = list(read_side_by_side(read, list_files(run)))
+            found = list(do_side_by_side(read, list_files(run)))
             break
         except FileNotFoundError:
             # A finalize has moved it on meanwhile.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,23 +14,8 @@ from pipeline.committed import FileProblem, UnreadableFileError, open_parquet
 from pipeline.rundir import BEGUN_SUFFIX, RunDirectory
 from pipeline.schema import SCHEMA_VERSION, VERSION_KEY, SchemaError, row_schema
 from pipeline.shards import compute_rows_digest
+from pipeline.side_by_side import do_side_by_side, remove_side_by_side
 from pipeline.storage import AnyPath, poll_seconds, sorted_glob
-
-READING_THREADS = 16
-"""Files read at once: of an object store each waits for a few answers."""
-
-Found = TypeVar("Found")
-
-
-def read_side_by_side(
-    read: Callable[[AnyPath], Found], paths: Sequence[AnyPath]
-) -> Iterator[Found]:
-    """What `read` gives for each of some files, in their order."""
-    if len(paths) < 2:
-        yield from map(read, paths)
-        return
-    with ThreadPoolExecutor(min(READING_THREADS, len(paths))) as threads:
-        yield from threads.map(read, paths)
 
 
 class ShardTail:
@@ -66,7 +50,7 @@ class ShardTail:
         problems: list[FileProblem] = []
         read: set[str] = set()
         new = [path for path in self._list() if path.name not in self._seen]
-        for path, found in zip(new, read_side_by_side(self._read, new), strict=True):
+        for path, found in zip(new, do_side_by_side(self._read, new), strict=True):
             if found is None:
                 continue
             if isinstance(found, FileProblem):
@@ -160,9 +144,7 @@ def begin_block(run: RunDirectory, block: Sequence[Mapping[str, Any]]) -> bool:
 def forget_begun_blocks(run: RunDirectory) -> None:
     """Remove the marks of an earlier session, whose rows are known to who plans the next."""
     marks = sorted_glob(run.attempts, f"*{BEGUN_SUFFIX}")
-    # On an object store each is a request.
-    for _ in read_side_by_side(lambda path: path.unlink(missing_ok=True), marks):
-        pass
+    remove_side_by_side(marks)
 
 
 def read_row_columns(path: AnyPath, columns: Sequence[str]) -> pa.Table:
