@@ -51,6 +51,10 @@ STOP_GRACE_SECONDS = 120.0
 CHAINED = "The above exception was the direct cause of the following exception:"
 """Between the exceptions of a traceback, the innermost first."""
 NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*: ")
+CHECK_HINT = (
+    "; `texsynth cluster check` with --address, --manifest and --out says what each node lacks"
+)
+"""Said on a cluster: credentials, weights and folders of the driver need not be on its nodes."""
 
 logger = logging.getLogger(__name__)
 
@@ -105,9 +109,10 @@ def run_ray_job(run: RunDirectory, config: RunConfig, root: str, job: Job) -> No
         job.take_signals()
         signal.raise_signal(signal.SIGTERM)
     except ray.exceptions.RayError as error:
+        hint = "" if config.address is None else CHECK_HINT
         raise JobError(
             f"Ray gave up: {_innermost(error)}; committed rows are kept, and the same command goes "
-            "on from them"
+            f"on from them{hint}"
         ) from error
     finally:
         if begun_here:
@@ -233,6 +238,9 @@ def _innermost(error: BaseException) -> str:
     """What a worker raised, in one line: Ray has it as text, beside exceptions of its own."""
     parts = str(error).split(CHAINED)
     ours = [part for part in parts if "ray.exceptions." not in part]
-    lines = [line.strip() for line in (ours or parts)[-1].splitlines() if line.strip()]
-    line = lines[-1] if lines else repr(error)
-    return line if NAMED_ERROR.match(line) else f"{type(error).__name__}: {line}"
+    lines = [line for line in (ours or parts)[-1].splitlines() if line.strip()]
+    # Below the error Ray Data gives advice about its own settings.
+    named = [line for line in lines if NAMED_ERROR.match(line)]
+    if named:
+        return named[-1].strip()
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else repr(error)}"

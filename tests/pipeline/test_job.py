@@ -67,6 +67,10 @@ TRACE = 'ray::MapWorker()\n  File "x.py", line 1, in f\n    raise error\n'
         ("The node is gone.\n", "RayError: The node is gone."),
         ("", "RayError: RayError('')"),
         (
+            f"{TRACE}NoCredentialsError: none\nFailed to read after 10/10 tries.\nTo change: retry.",
+            "NoCredentialsError: none",
+        ),
+        (
             f"{TRACE}KeyError: 'a'\n\n{job.CHAINED}\n\n{TRACE}OSError: [Errno 28] full: 'b c'\n\n"
             f"{job.CHAINED}\n\n{TRACE}ray.exceptions.UserCodeException: failed.\nTo change: retry.",
             "OSError: [Errno 28] full: 'b c'",
