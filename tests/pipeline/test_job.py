@@ -67,7 +67,7 @@ TRACE = 'ray::MapWorker()\n  File "x.py", line 1, in f\n    raise error\n'
         ("The node is gone.\n", "RayError: The node is gone."),
         ("", "RayError: RayError('')"),
         (
-            f"{TRACE}NoCredentialsError: none\nFailed to read after 10/10 tries.\nTo change: retry.",
+            f"{TRACE}NoCredentialsError: none\nFailed after 10/10 tries.\nTo change: retry.",
             "NoCredentialsError: none",
         ),
         (
