@@ -30,6 +30,7 @@ from pipeline.resume import RunRecord, write_run_record
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema, rows_to_table
 from pipeline.shards import commit_rows
+from pipeline.storage import require_local
 
 EXEMPLARS, VARIATIONS, CATEGORIES = 5640, 2, 47
 PICTURES = 512
@@ -167,7 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder), arguments.exemplars, arguments.side)
         begun = time.monotonic()
-        page = write_report(run)
+        page = require_local(write_report(run), "the page")
         report = page.parent
         seconds = time.monotonic() - begun
         files = [path for path in report.rglob("*") if path.is_file()]

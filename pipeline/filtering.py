@@ -6,7 +6,6 @@ import datetime
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -18,7 +17,7 @@ from pipeline.run import require_record
 from pipeline.run_part import FilterError, refuse_taken, write_part
 from pipeline.rundir import RunDirectory
 from pipeline.splits import SPLITS
-from pipeline.storage import as_path, require_local
+from pipeline.storage import AnyPath, as_path, lies_in
 
 __all__ = ["FilterError", "Filtered", "filter_run", "load_own_manifest"]
 
@@ -70,7 +69,7 @@ def load_own_manifest(
 
 def filter_run(
     run: RunDirectory,
-    out: Path,
+    out: AnyPath,
     against: DealtManifest,
     *,
     split: str = "train",
@@ -83,7 +82,7 @@ def filter_run(
 
     Args:
         run: finished or not; it is not changed.
-        out: the new run directory; nothing may be there.
+        out: the new run directory, a folder or a URI; nothing may be there.
         against: the manifest and its splits; a row's parent is looked up by its id.
         split: one of SPLITS, that of the parents that are allowed.
         accepted_only: leave out rows with a fault.
@@ -93,9 +92,9 @@ def filter_run(
         NotARunError, RunRecordError, SplitError: as `check_leaks`.
         OSError: the disk is full, or the like; nothing is left at `out`.
     """
-    out = require_local(as_path(out), "--out")
+    out = as_path(out)
     refuse_taken(out)
-    if isinstance(run.path, Path) and out.resolve().is_relative_to(run.path.resolve()):
+    if lies_in(out, run.path):
         raise FilterError(f"out '{out}' lies in the run '{run.path}': expected a place outside")
     record, tasks = require_record(run), load_tasks(run)
     report = check_leaks(run, against, set(SPLITS) - {split})

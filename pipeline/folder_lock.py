@@ -4,31 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
+
+from pipeline.lease import Lease, LeaseHeldError
+from pipeline.storage import AnyPath, ObjectPath
 
 LOCK_SECONDS = 0.5
 
 
+class FolderBusyError(Exception):
+    """Another process works in the folder."""
+
+
 @contextmanager
-def hold_folder(folder: Path, name: str) -> Iterator[None]:
+def hold_folder(folder: AnyPath, name: str) -> Iterator[None]:
     """Be the only process that works in a folder, which is made if need be.
 
     Args:
-        folder: The folder.
-        name: Of the lock's file in it.
+        folder: The folder; in an object store the lock is a lease, of which nothing is left.
+        name: Of the lock's file in it, where that is a local one.
 
     Raises:
-        filelock.Timeout: Another process does.
+        FolderBusyError: Another process does.
+        LeaseLostError: Another process has taken the lease over meanwhile.
     """
+    if isinstance(folder, ObjectPath):
+        with _leased(folder):
+            yield
+        return
     lock = FileLock(folder / name, timeout=LOCK_SECONDS)
-    while not lock.is_locked:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Who had the lock may have ended, and the folder gone with it, since it was made.
-        with suppress(FileNotFoundError):
-            lock.acquire()
+    try:
+        while not lock.is_locked:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Who had the lock may have ended, and the folder gone with it, since it was made.
+            with suppress(FileNotFoundError):
+                lock.acquire()
+    except Timeout as error:
+        raise FolderBusyError(f"'{folder}' is locked") from error
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _leased(folder: ObjectPath) -> Iterator[None]:
+    try:
+        lease = Lease(folder)
+    except LeaseHeldError as error:
+        raise FolderBusyError(f"'{folder}' is locked") from error
+    try:
+        yield
+    finally:
+        lease.close(forget=True)

@@ -122,8 +122,11 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, daemon=True, name="lease")
         self._thread.start()
 
-    def close(self) -> None:
+    def close(self, *, forget: bool = False) -> None:
         """Let go.
+
+        Args:
+            forget: Leave no lock behind. Who watches it at this moment finds out late.
 
         Raises:
             LeaseLostError: The lock had been lost meanwhile.
@@ -133,8 +136,11 @@ class Lease:
         if self._lost:
             raise LeaseLostError(f"{self._folder}: the lock was lost: {self._lost}")
         released = replace(self._holder, released=True)
+        path = _lock_path(self._folder, self._number)
         try:
-            _lock_path(self._folder, self._number).write_bytes(released.to_bytes())
+            path.write_bytes(released.to_bytes())
+            if forget:
+                path.unlink(missing_ok=True)
         except StorageError as error:
             # What was to be done is done; the lock becomes stale by itself.
             logger.warning("%s: the lock was not let go: %s", self._folder, error)

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from pipeline.rundir import atomic_path
 from pipeline.sql import QueryError, Selection
+from pipeline.storage import AnyPath
 from pipeline.terminal import visible
 
 OutputFormat = Literal["table", "csv", "json", "parquet"]
@@ -30,13 +31,13 @@ WIDEST = 10_000
 """Columns of a table that goes to no terminal: none is cut."""
 
 
-def write_selection(selection: Selection, output: OutputFormat, path: Path | None) -> None:
+def write_selection(selection: Selection, output: OutputFormat, path: AnyPath | None) -> None:
     """Write the answer of a query to a file, whole or not at all, or to the standard output.
 
     Args:
         selection: Not yet read.
         output: How; Parquet needs a path.
-        path: The file, which is replaced.
+        path: The file or object, which is replaced.
 
     Raises:
         QueryError: The query fails, names two columns the same where that cannot be told, or has

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,8 @@ from pipeline.row_comparison import (
     find_circumstances,
 )
 from pipeline.rows import Row, RowMaker
-from pipeline.rundir import RunDirectory
+from pipeline.rundir import RunDirectory, atomic_path
+from pipeline.storage import AnyPath
 from pipeline.tasks import TASK_COLUMNS
 from texsynth.blend import Blend
 from texsynth.config import ALGORITHM_VERSION, ConfigError
@@ -95,7 +95,7 @@ def load_row(run: RunDirectory, task_id: str) -> Row:
 
 
 def replay_row(
-    run: RunDirectory, row: Row, *, device: str | None = None, out: Path | None = None
+    run: RunDirectory, row: Row, *, device: str | None = None, out: AnyPath | None = None
 ) -> Replay:
     """Make a row again and compare; the run directory stays as it is.
 
@@ -103,7 +103,7 @@ def replay_row(
         run: The run directory.
         row: From `load_row`.
         device: `cpu`, `cuda` or `cuda:N`; the run's unless given, CUDA where there is one.
-        out: Folder for the exemplar and the textures as PNG, made if need be.
+        out: Folder or URI for the exemplar and the textures as PNG, made if need be.
 
     Raises:
         ReplayError: There is no `run.json`; the source file, the weights or the settings are not
@@ -139,7 +139,7 @@ class _Maker:
     record: RunRecord
     config: RunConfig
     network: texsynth.TextureNetwork
-    out: Path | None
+    out: AnyPath | None
 
     def make(self, row: Row, exemplar: torch.Tensor, blend: Blend | None) -> Row:
         """The row as the run would make it now, alone on one lane."""
@@ -156,7 +156,8 @@ class _Maker:
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
             for name, picture in pictures.items():
-                tensor_to_pil(picture).save(self.out / f"{name}.png")
+                with atomic_path(self.out / f"{name}.png") as path:
+                    tensor_to_pil(picture).save(path, "PNG")
 
 
 def _replay_texture(row: Row, maker: _Maker) -> Replay:

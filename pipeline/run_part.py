@@ -1,7 +1,9 @@
 """A run directory with some of the rows of another one, whole or not there.
 
 It is written beside its place, rows as shards that a finalize then compacts and proves, and renamed
-at the end. What a killed process has left of it is removed by the next one.
+at the end. In an object store, which cannot rename, it is written in its place, and a mark beside
+it says until the end that it is not whole. What a killed process has left of it is removed by the
+next one.
 """
 
 from __future__ import annotations
@@ -13,14 +15,20 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import Timeout
 
 from pipeline.committed import Scan, UnreadableFileError, read_from_scan, read_rows
 from pipeline.finalize import GATHERED_ROWS, finalize
-from pipeline.folder_lock import hold_folder
+from pipeline.folder_lock import FolderBusyError, hold_folder
+from pipeline.object_tree import remove_tree
 from pipeline.resume import RunRecord, write_run_record, write_tasks
 from pipeline.rundir import TEMPORARY_PREFIX, RunDirectory, sync
 from pipeline.shards import commit_rows
+from pipeline.storage import AnyPath, ObjectPath
+
+UNFINISHED = "unfinished"
+"""Name of the mark."""
+LOCK = ".lock"
+"""As a run directory has it, which the folder becomes."""
 
 
 class FilterError(ValueError):
@@ -28,7 +36,7 @@ class FilterError(ValueError):
 
 
 def write_part(
-    run: RunDirectory, out: Path, record: RunRecord, tasks: pa.Table, kept: pa.ChunkedArray
+    run: RunDirectory, out: AnyPath, record: RunRecord, tasks: pa.Table, kept: pa.ChunkedArray
 ) -> None:
     """Write chosen rows of a run to a directory of their own.
 
@@ -44,7 +52,7 @@ def write_part(
         OSError: The disk is full, or the like; nothing is left at `out`.
     """
     split = record.config["split"]
-    with _built_beside(out) as folder:
+    with _alone(out) as beside, _built(out, beside) as folder:
         building = RunDirectory(folder)
         building.create()
         write_run_record(building, record)
@@ -56,38 +64,70 @@ def write_part(
             raise FilterError(f"{folder}: {len(missing)} rows that were written cannot be read")
 
 
-@contextmanager
-def _built_beside(out: Path) -> Iterator[Path]:
-    """Give a folder to fill, which is renamed to `out` at the end, and gone after an error."""
-    folder = out.with_name(f"{TEMPORARY_PREFIX}{out.name}")
-    lock = RunDirectory(folder).lock.name
-    try:
-        with hold_folder(folder, lock):
-            try:
-                refuse_taken(out)
-                for path in folder.iterdir():
-                    if path.is_dir():
-                        shutil.rmtree(path)
-                    elif path.name != lock:
-                        path.unlink()
-                yield folder
-                folder.rename(out)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
-    except Timeout as error:
-        raise FilterError(f"out '{out}': another process writes it") from error
-    sync(out.parent)
-
-
-def refuse_taken(out: Path) -> None:
-    """Refuse a place where something is.
+def refuse_taken(out: AnyPath) -> None:
+    """Refuse a place where something is, unless it is what a killed process has left.
 
     Raises:
         FilterError: Says so.
     """
+    if isinstance(out, ObjectPath):
+        if out.parent == out:
+            raise FilterError(f"out '{out}' is a whole bucket, expected a folder in it")
+        if (_place_beside(out) / UNFINISHED).exists():
+            return
     if out.exists() or out.is_symlink():
         raise FilterError(f"out '{out}' is there already, expected a path where nothing is")
+
+
+def _place_beside(out: AnyPath) -> AnyPath:
+    return out.with_name(f"{TEMPORARY_PREFIX}{out.name}")
+
+
+@contextmanager
+def _alone(out: AnyPath) -> Iterator[AnyPath]:
+    """Be the only process that writes to a place; gives the one beside it."""
+    beside = _place_beside(out)
+    try:
+        with hold_folder(beside, LOCK):
+            yield beside
+    except FolderBusyError as error:
+        raise FilterError(f"out '{out}': another process writes it") from error
+
+
+@contextmanager
+def _built(out: AnyPath, beside: AnyPath) -> Iterator[AnyPath]:
+    """Give a folder to fill, which is `out` at the end, and gone after an error."""
+    if isinstance(out, ObjectPath) and isinstance(beside, ObjectPath):
+        mark = beside / UNFINISHED
+        refuse_taken(out)
+        if mark.exists():
+            remove_tree(out)
+        mark.touch()
+        try:
+            yield out
+        except BaseException:
+            remove_tree(out)
+            mark.unlink()
+            raise
+        mark.unlink()
+    elif isinstance(out, Path) and isinstance(beside, Path):
+        try:
+            refuse_taken(out)
+            _empty(beside)
+            yield beside
+            beside.rename(out)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        sync(out.parent)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def _read_kept(run: RunDirectory, kept: pa.ChunkedArray) -> Iterator[pa.Table]:

@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError
 from pydantic import ValidationError
 
 from pipeline.spinning import bound_spinning
+from pipeline.storage import RemotePathError
 from pipeline.terminal import visible_lines
 
 bound_spinning()
@@ -175,4 +176,6 @@ def _describe_usage(error: CycloptsError) -> str:
         from pipeline.config import describe_validation
 
         return describe_validation(error.__cause__)
+    if isinstance(error.__cause__, RemotePathError) and error.argument is not None:
+        return f"{error.argument.name}: {error.__cause__}"
     return str(error)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli import EXIT_FAILED_ROWS
+from pipeline.cli.local_path import LocalFile
 from pipeline.cluster.check import CheckPlan, check_cluster
 from pipeline.cluster.launch_file import check_launch_file
 from pipeline.cluster.probe import NodeReport, Outcome
@@ -28,13 +29,13 @@ app = App(name="cluster", help="Look at a cluster before a run.", version_flags=
 
 @app.command
 def check(
-    file: Path | None = None,
+    file: LocalFile | None = None,
     /,
     *,
     manifest: Path | None = None,
     out: Path | None = None,
     options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
-    config: Path | None = None,
+    config: LocalFile | None = None,
     set_: Annotated[list[str], Parameter(name="--set", negative=(), show_default=False)] = [],  # noqa: B006
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 600.0,
 ) -> int:

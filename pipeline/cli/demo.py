@@ -2,13 +2,13 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from PIL import Image
 from rich.console import Console
 
-from pipeline.cli.local_path import LocalPath
+from pipeline.cli.local_path import local_only
 from pipeline.cli.run import print_outcome
 from pipeline.config import RunConfig, load_config
 from pipeline.manifest import demo_manifest, relocate_paths, write_manifest
@@ -17,6 +17,7 @@ from pipeline.report import remake_exemplar, write_report
 from pipeline.resume import load_run_record
 from pipeline.run import run_manifest
 from pipeline.rundir import RunDirectory
+from pipeline.storage import require_local
 from texsynth import WeightsError, load_network
 
 DEMO_SIZE, DEMO_VARIATIONS, DEMO_EVALUATIONS = 128, 2, 200
@@ -24,7 +25,11 @@ SHEET_GAP = 4
 """Between the pictures on the sheet, px."""
 
 
-def demo(*, out: LocalPath = Path("runs/demo"), device: str | None = None) -> int:
+def demo(
+    *,
+    out: Annotated[Path, local_only("images are written beside it")] = Path("runs/demo"),
+    device: str | None = None,
+) -> int:
     """Run the whole job on textures that come with scikit-image; say where the pictures are.
 
     Args:
@@ -47,7 +52,7 @@ def demo(*, out: LocalPath = Path("runs/demo"), device: str | None = None) -> in
     )
     outcome = run_manifest(manifest, out, load_config(options), console)
     code = print_outcome(outcome, console)
-    page = write_report(outcome.run).resolve()
+    page = require_local(write_report(outcome.run), "the page").resolve()
     sheet = _write_sheet(outcome.run, page.with_name("sheet.jpg"))
     for what, path in (("all on one sheet", sheet), ("open in a browser", page)):
         console.print(f"{what}: {path}", highlight=False, soft_wrap=True)

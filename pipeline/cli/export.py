@@ -5,10 +5,10 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from pipeline.cli.local_path import LocalPath
 from pipeline.export import FormName, export_run
 from pipeline.rundir import RunDirectory
 from pipeline.selection import Selection
+from pipeline.storage import as_path
 
 
 def export(
@@ -16,7 +16,7 @@ def export(
     /,
     *,
     to: FormName,
-    out: LocalPath,
+    out: Path,
     partition: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=10))] | None = None,
     split: str | None = None,
     all_textures: Annotated[bool, Parameter(name="--all", negative="")] = False,
@@ -32,7 +32,7 @@ def export(
         run: Run directory, finished or not.
         to: folder: for torchvision's ImageFolder; webdataset: tar shards; hf: a Hugging Face data
             set with a card; dtd: for torchvision's DTD, in all partitions that the rows carry.
-        out: Folder, empty or not there.
+        out: Folder or URI, empty or not there.
         partition: Of DTD, 1 to 10, whose splits count; those of the column `split` without it.
         split: Only textures whose parents are in this split.
         all_textures: Textures that are not accepted, too.
@@ -40,7 +40,8 @@ def export(
         shard_rows: The most textures in a shard or file of webdataset and hf, 1024 without it.
     """
     selection = Selection(partition=partition, split=split, accepted_only=not all_textures)
+    place = as_path(out)
     rows = export_run(
-        RunDirectory(run), to, out, selection, shard_rows=shard_rows, overwrite=overwrite
+        RunDirectory(run), to, place, selection, shard_rows=shard_rows, overwrite=overwrite
     )
-    print(f"{out}: {rows} textures")
+    print(f"{place}: {rows} textures")

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, validators
 from rich.console import Console
 
-from pipeline.cli.local_path import LocalPath
 from pipeline.dealt import load_dealt_manifest
 from pipeline.filtering import filter_run, load_own_manifest
 from pipeline.rundir import RunDirectory
+from pipeline.storage import as_path
 from pipeline.terminal import visible
 from pipeline.verify.checks import counted
 
@@ -18,7 +18,7 @@ def filter_(
     run: Path,
     /,
     *,
-    out: LocalPath,
+    out: Path,
     partition: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=10))] = None,
     split: Literal["train", "val", "test"] = "train",
     against: Path | None = None,
@@ -34,7 +34,7 @@ def filter_(
 
     Args:
         run: Run directory, finished or not; it is not changed.
-        out: New run directory; nothing may be there.
+        out: New run directory, a folder or a URI; nothing may be there.
         partition: Of DTD: its column split_N says the splits; default: the manifest's column split.
         split: Whose textures are taken.
         against: Manifest that has the splits; default: the run's own, where run.json says it is.
@@ -51,6 +51,6 @@ def filter_(
         )
     with Console(stderr=True).status("reading images"):
         filtered = filter_run(RunDirectory(run), out, dealt, split=split, accepted_only=accepted)
-    print(visible(f"{counted(filtered.kept, 'texture')} in {out}"))
+    print(visible(f"{counted(filtered.kept, 'texture')} in {as_path(out)}"))
     for reason, count in filtered.left_out.items():
         print(f"left out: {counted(count, 'row')} {reason}")

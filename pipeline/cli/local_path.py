@@ -1,16 +1,28 @@
-"""Arguments that must be local paths: what is written there, or looked for, is on a disk."""
+"""Arguments that must be local paths."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pipeline.storage import as_path, require_local
+from pipeline.storage import ObjectPath, RemotePathError, as_path
 
 
-def _refuse_uri(_: Any, value: Path | None) -> None:
-    if value is not None:
-        require_local(as_path(value), "it")
+def local_only(reason: str) -> Parameter:
+    """What an argument is annotated with that takes no URI; the refusal says the reason."""
+    return Parameter(validator=_refuse_uri(reason))
 
 
-LocalPath = Annotated[Path, Parameter(validator=_refuse_uri)]
+def _refuse_uri(reason: str) -> Callable[[Any, Any], None]:
+    def validate(_: Any, value: Path | tuple[Path, ...] | None) -> None:
+        given = value if isinstance(value, tuple) else (value,)
+        for path in given:
+            place = None if path is None else as_path(path)
+            if isinstance(place, ObjectPath):
+                raise RemotePathError(f"{place.uri!r} is a URI, expected a local path: {reason}")
+
+    return validate
+
+
+LocalFile = Annotated[Path, local_only("this file is read from a disk")]

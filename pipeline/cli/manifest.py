@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from cyclopts import App, Parameter, validators
 
-from pipeline.cli.local_path import LocalPath
+from pipeline.cli.local_path import local_only
 from pipeline.manifest import (
     JOINT_LABELS,
     demo_manifest,
@@ -19,6 +19,9 @@ from pipeline.manifest import (
     write_manifest,
 )
 from pipeline.reading import OUTSIDE_FLAG, find_escape, leads_outside
+from pipeline.storage import AnyPath, ObjectPath, as_path
+
+ImageFolder = Annotated[Path, local_only("images are listed where they lie on a disk")]
 
 app = App(
     name="manifest",
@@ -30,8 +33,8 @@ app = App(
 @app.command
 def dtd(
     *,
-    root: LocalPath,
-    out: LocalPath,
+    root: ImageFolder,
+    out: Path,
     partition: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=10))] = 1,
     split: Literal["train", "val", "test", "all"] = "all",
     download: Annotated[bool, Parameter(negative="")] = False,
@@ -40,35 +43,38 @@ def dtd(
 
     Args:
         root: Folder that torchvision's DTD takes; the images lie in ROOT/dtd/dtd/images.
-        out: Manifest to write, .parquet, or .csv, which has no column for the joint labels.
+        out: Manifest to write, a file or a URI: .parquet, or .csv, which has no column for the
+            joint labels.
         partition: Which of DTD's ten partitions fills the column `split`.
         split: Which split of that partition to list.
         download: Fetch the data set (600 MB) if it is not there.
     """
-    file_format = manifest_format(out)
+    place = as_path(out)
+    file_format = manifest_format(str(place))
     table = dtd_manifest(root, partition=partition, split=split, download=download)
     if file_format == "csv" and JOINT_LABELS in table.column_names:
         table = table.drop_columns([JOINT_LABELS])
         print(
             f"column {JOINT_LABELS} is left out: a CSV holds no lists; with --out .parquet it is in"
         )
-    _write(table, root, out)
+    _write(table, root, place)
 
 
 @app.command
-def folder(directory: LocalPath, /, *, out: LocalPath) -> None:
+def folder(directory: ImageFolder, /, *, out: Path) -> None:
     """List all images below a folder; the category is the first subfolder.
 
     Args:
         directory: Folder with images.
-        out: Manifest to write, .csv or .parquet.
+        out: Manifest to write, a file or a URI: .csv or .parquet.
     """
-    manifest_format(out)
-    _write(folder_manifest(directory), directory, out)
+    place = as_path(out)
+    manifest_format(str(place))
+    _write(folder_manifest(directory), directory, place)
 
 
 @app.command
-def demo(*, out: LocalPath) -> None:
+def demo(*, out: Annotated[Path, local_only("images are written beside it")]) -> None:
     """Write six textures that come with scikit-image, and list them.
 
     Args:
@@ -79,16 +85,17 @@ def demo(*, out: LocalPath) -> None:
     _write(demo_manifest(images), images, out)
 
 
-def _write(table: pa.Table, root: Path, out: Path) -> None:
+def _write(table: pa.Table, root: Path, out: AnyPath) -> None:
     """Write the table, relative to the manifest's folder if it can be, and say what to do next."""
-    relocated = relocate_paths(table, root, out.parent)
-    base, written = (root, table) if relocated is None else (out.parent, relocated)
+    base, written = root, table
+    if isinstance(out, Path) and (relocated := relocate_paths(table, root, out.parent)) is not None:
+        base, written = out.parent, relocated
     write_manifest(written, out)
     categories = pc.count_distinct(table["category"]).as_py()
     noun = "category" if categories == 1 else "categories"
     broken = table["width"].null_count
     command = ["texsynth", "run", str(out), "--out", f"runs/{out.stem}"]
-    if relocated is None:
+    if written is table:
         command += ["--root", str(root)]
     paths = written["path"].to_pylist()
     if any(find_escape(path, str(base)) or leads_outside(base / path, base) for path in paths):
@@ -98,3 +105,5 @@ def _write(table: pa.Table, root: Path, out: Path) -> None:
         f"{f' ({broken} missing or broken)' if broken else ''} written to {out}; "
         f"next: {shlex.join(command)}"
     )
+    if isinstance(out, ObjectPath):
+        print(f"or copy what is in {root} to {out.parent}, and leave out --root")

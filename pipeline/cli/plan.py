@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 from rich.console import Console
 
+from pipeline.cli.local_path import LocalFile
 from pipeline.config import RunConfig, load_config
 from pipeline.measured import MeasuredError, MeasuredSpeed, load_measured
 from pipeline.plan import RunPlan, plan_run
@@ -25,10 +26,10 @@ def plan(
     *,
     out: Path | None = None,
     options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
-    config: Path | None = None,
+    config: LocalFile | None = None,
     set_: Annotated[list[str], Parameter(name="--set", negative=(), show_default=False)] = [],  # noqa: B006
     price: str | None = None,
-    measured: Path | None = None,
+    measured: LocalFile | None = None,
     seconds_per_evaluation: Positive | None = None,
     device_memory_gib: Positive | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,

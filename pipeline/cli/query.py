@@ -7,10 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipeline.cli.local_path import LocalPath
 from pipeline.named_queries import QUERIES, find_query
 from pipeline.query_output import OutputFormat, write_selection
 from pipeline.sql import QueryError, open_metrics
+from pipeline.storage import as_path
 from pipeline.terminal import visible
 
 
@@ -19,7 +19,7 @@ def query(
     named: str | None = None,
     list_queries: Annotated[bool, Parameter(name="--list", negative="")] = False,
     format: OutputFormat = "table",
-    output: LocalPath | None = None,
+    output: Path | None = None,
 ) -> int:
     """Ask runs in SQL: views `metrics`, `flags` and `measures`, with a column `run`.
 
@@ -30,7 +30,7 @@ def query(
         named: Ask this query instead.
         list_queries: Say which named queries there are.
         format: table (the first 200 rows), csv, json (one object per line) or parquet.
-        output: File for the answer; parquet needs one.
+        output: File or URI for the answer; parquet needs one.
     """
     if list_queries:
         for one in QUERIES:
@@ -43,7 +43,8 @@ def query(
         for problem in database.problems:
             sys.stderr.write(visible(f"unreadable: {problem.path}: {problem.reason}") + "\n")
         try:
-            write_selection(database.select(sql), format, output)
+            place = None if output is None else as_path(output)
+            write_selection(database.select(sql), format, place)
             sys.stdout.flush()
         except BrokenPipeError:
             # Who reads has seen enough; what is left in the buffer goes nowhere, in silence.
@@ -59,6 +60,6 @@ def _split(arguments: tuple[str, ...], named: str | None) -> tuple[list[str], st
         runs, sql = list(arguments[:-1]), "".join(arguments[-1:])
     if not runs:
         raise QueryError(f"got {list(arguments)}, expected run directories, then SQL or --named")
-    if named is not None and not Path(runs[-1]).exists() and " " in runs[-1]:
+    if named is not None and " " in runs[-1] and not as_path(runs[-1]).exists():
         raise QueryError(f"--named {named} and SQL {runs[-1]!r}: expected one of them")
     return runs, sql

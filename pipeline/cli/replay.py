@@ -10,10 +10,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipeline.cli import EXIT_FAILED_ROWS
-from pipeline.cli.local_path import LocalPath
 from pipeline.replay import Replay, load_row, replay_row
 from pipeline.row_comparison import RowComparison
 from pipeline.rundir import RunDirectory
+from pipeline.storage import as_path
 from pipeline.terminal import visible, visible_lines
 
 
@@ -23,7 +23,7 @@ def replay(
     /,
     *,
     device: str | None = None,
-    out: LocalPath | None = None,
+    out: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:
     """Make one row of a run again, alone on one lane, and say whether it is the same.
@@ -36,7 +36,7 @@ def replay(
         run: Run directory, finished or not.
         task_id: Of any committed row.
         device: cpu, cuda or cuda:N; default: as the run.
-        out: Folder for exemplar.png, stored.png and replayed.png, made if need be.
+        out: Folder or URI for exemplar.png, stored.png and replayed.png, made if need be.
         as_json: Print one JSON object instead of lines.
     """
     directory = RunDirectory(run)
@@ -44,7 +44,8 @@ def replay(
     if row["error_type"] in ("ProcessDeathError", "DecoderDeathError"):
         sys.stderr.write("a process died of this task: this one may, too\n")
         sys.stderr.flush()
-    found = replay_row(directory, row, device=device, out=out)
+    place = None if out is None else as_path(out)
+    found = replay_row(directory, row, device=device, out=place)
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=2))
     else:

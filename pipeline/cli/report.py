@@ -5,9 +5,9 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from pipeline.cli.local_path import LocalPath
 from pipeline.report import DEFAULT_LIMIT, write_report
 from pipeline.rundir import RunDirectory
+from pipeline.storage import as_path
 
 
 def report(
@@ -15,7 +15,7 @@ def report(
     /,
     *,
     limit: Annotated[int, Parameter(validator=validators.Number(gte=1))] = DEFAULT_LIMIT,
-    out: LocalPath | None = None,
+    out: Path | None = None,
 ) -> None:
     """Write a page to look at a run, worst textures first, and say where it is.
 
@@ -24,7 +24,7 @@ def report(
         limit: How many textures are written at full size at most, the worst of them; all others
             are thumbnails. The default makes a folder of about 200 MB at most with textures of
             256 px.
-        out: Local folder of the page; by default `report` in the run directory, which must then be
-            a local one.
+        out: Folder of the page, or its URI; default: `report` in the run directory.
     """
-    print(write_report(RunDirectory(run), limit=limit, out=out))
+    place = None if out is None else as_path(out)
+    print(write_report(RunDirectory(run), limit=limit, out=place))

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from pipeline.cli import EXIT_FAILED_ROWS
+from pipeline.cli.local_path import LocalFile
 from pipeline.config import RunConfig, load_config
 from pipeline.outcome import RunOutcome
 from pipeline.run import run_manifest
@@ -24,7 +25,7 @@ def run(
     *,
     out: Path,
     options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
-    config: Path | None = None,
+    config: LocalFile | None = None,
     set_: Annotated[list[str], Parameter(name="--set", negative=(), show_default=False)] = [],  # noqa: B006
 ) -> int:
     """Synthesise the textures of a manifest into a run directory, or go on with it.

@@ -13,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from pipeline.cli.local_path import LocalFile
+from pipeline.downloads import load_network
 from pipeline.terminal import visible
 from texsynth import (
     ExemplarTriage,
     PairError,
     QualityMeasures,
     load_exemplar,
-    load_network,
     measure_quality,
     triage_exemplars,
 )
@@ -55,8 +56,8 @@ GOOD = {
 
 
 def score(
-    exemplar: Path,
-    texture: Path,
+    exemplar: LocalFile,
+    texture: LocalFile,
     /,
     *,
     weights: str | None = None,
@@ -72,8 +73,8 @@ def score(
     Args:
         exemplar: Image file.
         texture: Image file, of whatever origin.
-        weights: imagenet, hed, random:SEED, or a .pth or .safetensors file, for the Gram errors;
-            default: none, and no Gram errors.
+        weights: imagenet, hed, random:SEED, or a .pth or .safetensors file or URI, for the Gram
+            errors; default: none, and no Gram errors.
         normalisation: Of the network's input; by default what belongs to the weights.
         perceptual: Measure DISTS as well; it needs the extra `perceptual` and VGG16's weights.
         device: cpu, cuda or cuda:N; default: cuda where there is one.

@@ -7,16 +7,17 @@ import torch
 from cyclopts import Parameter, validators
 from pydantic import ValidationError
 
-from pipeline.cli.local_path import LocalPath
+from pipeline.cli.local_path import LocalFile, local_only
 from pipeline.config import RunConfig, describe_validation
-from texsynth import TextureSynthesizer, load_network
+from pipeline.downloads import load_network
+from texsynth import TextureSynthesizer
 from texsynth.config import ConfigError, PresetName
 from texsynth.features import Normalisation
 
 
 def synthesize(
-    *images: Path,
-    out: LocalPath,
+    *images: LocalFile,
+    out: Annotated[Path, local_only("pictures are written to a disk")],
     preset: PresetName = "default",
     weights: str = "imagenet",
     normalisation: Normalisation | None = None,
@@ -33,7 +34,7 @@ def synthesize(
         images: Image files; a centred square is taken.
         out: Folder for the pictures, made if need be.
         preset: default: best stored image; reference: the public implementation's steps.
-        weights: imagenet, hed, random:SEED, or a .pth or .safetensors file.
+        weights: imagenet, hed, random:SEED, or a .pth or .safetensors file or URI.
         normalisation: Of the network's input; by default what belongs to the weights.
         size: Side of exemplar and texture, px.
         output_size: Of the texture, HEIGHTxWIDTH or one side, px; default: --size.

@@ -2,7 +2,8 @@
 
 from cyclopts import App
 
-from texsynth.weights import SOURCES, cache_directory, load_network
+from pipeline.downloads import load_network
+from texsynth.weights import SOURCES, cache_directory
 
 app = App(name="weights", help="List the sources of weights, or fetch one ahead.", version_flags=[])
 
@@ -20,7 +21,7 @@ def get(name: str, /) -> None:
     """Fetch weights into the cache, check them, and print their sha256.
 
     Args:
-        name: imagenet or hed; a path or random:SEED is checked only.
+        name: imagenet or hed; a URI is fetched likewise, a path or random:SEED is checked only.
     """
     network = load_network(name)
     print(f"{network.weights_id}: {network.architecture}, tensors' sha256 {network.weights_sha256}")

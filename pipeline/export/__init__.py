@@ -18,14 +18,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
+from pipeline.committed import open_parquet
 from pipeline.export.dtd import DTDLayout
 from pipeline.export.form import Form, Part, Picture
 from pipeline.export.huggingface import HuggingFaceDataset
@@ -36,9 +35,10 @@ from pipeline.export.record import ExportError, hold_export
 from pipeline.export.staging import staged
 from pipeline.export.textures import Textures, load_textures
 from pipeline.export.webdataset import TarShards
+from pipeline.object_tree import list_names
 from pipeline.rundir import RunDirectory, write_table_atomic
 from pipeline.selection import Selection
-from pipeline.storage import as_path, require_local
+from pipeline.storage import AnyPath, as_path, lies_in
 
 __all__ = ["FORMS", "ExportError", "FormName", "export_run"]
 
@@ -54,7 +54,7 @@ LAYOUT_VERSION = 2
 def export_run(
     run: RunDirectory,
     form: FormName,
-    out: Path,
+    out: AnyPath,
     selection: Selection,
     *,
     shard_rows: int | None = None,
@@ -65,7 +65,7 @@ def export_run(
     Args:
         run: A run directory, finished or not.
         form: folder, webdataset, hf or dtd.
-        out: The folder: empty, missing, or with an export of the same.
+        out: The folder, or its URI: empty, missing, or with an export of the same.
         selection: Which textures.
         shard_rows: The most textures in a file, of webdataset and hf only; at least 1.
         overwrite: Replace another export in `out`, or a finished one of the same, once this one is
@@ -86,9 +86,8 @@ def export_run(
     if shard_rows is not None and (form not in SHARDED or shard_rows < 1):
         expected = f"at least 1, and a form of {', '.join(SHARDED)}"
         raise ExportError(f"shard_rows {shard_rows}, form {form}: expected {expected}")
-    out = require_local(as_path(out), "--out")
-    inside = isinstance(run.path, Path) and out.resolve().is_relative_to(run.path.resolve())
-    if inside:
+    out = as_path(out)
+    if lies_in(out, run.path):
         raise ExportError(f"'{out}' lies in the run '{run.path}': expected a folder outside of it")
     textures = load_textures(run, selection)
     rows = shard_rows or SHARD_ROWS
@@ -133,15 +132,19 @@ def _describe(
     }
 
 
-def _write(out: Path, textures: Textures, layout: Form) -> None:
+def _write(out: AnyPath, textures: Textures, layout: Form) -> None:
     """Write the parts that are not whole, what the form has beside them, and the manifest."""
     digests = np.empty(len(textures), object)
+    there = list_names(out)
     for index, part in enumerate(layout.parts):
         note = out / WORK / f"part-{index:06d}.parquet"
-        if not (note.exists() and all((out / name).is_file() for name in part.files)):
-            table = pa.table({"sha256": _write_part(out, textures, layout, part)})
-            write_table_atomic(note, table)
-        digests[part.numbers] = pq.read_table(note)["sha256"].to_pylist()
+        if there.issuperset([f"{WORK}/{note.name}", *part.files]):
+            with open_parquet(note) as file:
+                digests[part.numbers] = file.read()["sha256"].to_pylist()
+        else:
+            written = _write_part(out, textures, layout, part)
+            write_table_atomic(note, pa.table({"sha256": written}))
+            digests[part.numbers] = written
     with staged(out) as staging:
         layout.finish(staging)
     table = manifest_table(textures, layout.paths, digests.tolist())
@@ -149,7 +152,7 @@ def _write(out: Path, textures: Textures, layout: Form) -> None:
         pa.csv.write_csv(table, path)
 
 
-def _write_part(out: Path, textures: Textures, layout: Form, part: Part) -> list[str]:
+def _write_part(out: AnyPath, textures: Textures, layout: Form, part: Part) -> list[str]:
     """Write a part; gives the SHA-256 of each of its textures."""
     digests = []
 

@@ -12,13 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from pipeline.export.manifest import MANIFEST
 from pipeline.export.names import WORK
 from pipeline.export.replacing import RECORD, is_finished, next_export, remove, replace_export
 from pipeline.export.staging import staged
-from pipeline.folder_lock import hold_folder
+from pipeline.folder_lock import FolderBusyError, hold_folder
+from pipeline.lease import is_lock
+from pipeline.storage import AnyPath, ObjectPath
 
 LOCK = "lock"
 MAX_NAMED = 5
@@ -31,7 +31,7 @@ class ExportError(ValueError):
 
 
 @contextmanager
-def hold_export(out: Path, record: Record, *, overwrite: bool) -> Iterator[Path | None]:
+def hold_export(out: AnyPath, record: Record, *, overwrite: bool) -> Iterator[AnyPath | None]:
     """Be the only process that writes an export, while the context lasts.
 
     Args:
@@ -64,7 +64,7 @@ def hold_export(out: Path, record: Record, *, overwrite: bool) -> Iterator[Path 
             _clear(out / WORK)
 
 
-def _begin(target: Path, record: Record) -> Iterator[Path | None]:
+def _begin(target: AnyPath, record: Record) -> Iterator[AnyPath | None]:
     """Yield the folder once it says what the export is of; None if that is finished."""
     if is_finished(target):
         yield None
@@ -76,26 +76,28 @@ def _begin(target: Path, record: Record) -> Iterator[Path | None]:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def _locked(out: AnyPath) -> Iterator[None]:
     try:
         with hold_folder(out / WORK, LOCK):
             yield
-    except Timeout as error:
+    except FolderBusyError as error:
         raise ExportError(f"'{out}': another process writes this export") from error
 
 
-def _clear(work: Path) -> None:
+def _clear(work: AnyPath) -> None:
     """Remove the working folder, the lock last: who waits for it finds a finished export."""
     for path in work.iterdir():
-        if path.name != LOCK:
+        if path.name != LOCK and not is_lock(path.name):
             remove(path)
+    if isinstance(work, ObjectPath):
+        return
     (work / LOCK).unlink()
     # Who has waited may have made it anew by now, and removes it in turn.
     with suppress(OSError):
         work.rmdir()
 
 
-def _is_replaced(out: Path, record: Record, *, overwrite: bool) -> bool:
+def _is_replaced(out: AnyPath, record: Record, *, overwrite: bool) -> bool:
     """Whether the export is written beside another one, whose place it then takes."""
     if _is_taking_place(out, record):
         return True
@@ -103,7 +105,7 @@ def _is_replaced(out: Path, record: Record, *, overwrite: bool) -> bool:
     return there and (not _is_of(out, record) or (overwrite and is_finished(out)))
 
 
-def _is_taking_place(out: Path, record: Record) -> bool:
+def _is_taking_place(out: AnyPath, record: Record) -> bool:
     """Whether an export of this has begun to take the place of another, and was broken off."""
     source = next_export(out)
     if is_finished(out) or not is_finished(source):
@@ -111,7 +113,7 @@ def _is_taking_place(out: Path, record: Record) -> bool:
     return _is_of(source, record) or (not (source / RECORD).exists() and _is_of(out, record))
 
 
-def _refuse(out: Path, record: Record, *, overwrite: bool) -> None:
+def _refuse(out: AnyPath, record: Record, *, overwrite: bool) -> None:
     """Raise unless the folder is new, of the same export, or of one that may be replaced."""
     if not out.exists():
         return
@@ -144,13 +146,13 @@ def _named(names: list[str]) -> str:
     return f"{', '.join(names[:MAX_NAMED])}, {len(names)} in all"
 
 
-def _write_record(out: Path, record: Record) -> None:
+def _write_record(out: AnyPath, record: Record) -> None:
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     with staged(out) as staging, staging.writing(RECORD) as path:
         path.write_text(f"{text}\n", encoding="utf-8")
 
 
-def load_record(out: Path) -> dict[str, Any] | None:
+def load_record(out: AnyPath) -> dict[str, Any] | None:
     """The content of `export.json`; None where there is none of ours."""
     try:
         values = json.loads((out / RECORD).read_bytes())
@@ -167,7 +169,7 @@ def _is_name(entry: object) -> bool:
     return isinstance(entry, str) and entry not in ("", ".", "..") and Path(entry).name == entry
 
 
-def _is_of(out: Path, record: Record) -> bool:
+def _is_of(out: AnyPath, record: Record) -> bool:
     return load_record(out) == record
 
 

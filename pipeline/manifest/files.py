@@ -27,7 +27,7 @@ from pipeline.manifest.problems import Problems
 from pipeline.manifest.reader import ManifestReader
 from pipeline.reading import OUTSIDE_FLAG
 from pipeline.rundir import atomic_path
-from pipeline.storage import AnyPath, as_path
+from pipeline.storage import AnyPath, ObjectPath, as_path
 from pipeline.table_stream import Columns, TableStream
 
 RAGGED = "fields"
@@ -112,20 +112,25 @@ def load_manifest(
     return Manifest(stream=stream, rows=rows, root=base, path=place, sha256=sha256)
 
 
-def write_manifest(table: pa.Table, path: str | os.PathLike[str]) -> None:
+def write_manifest(table: pa.Table, path: str | os.PathLike[str] | ObjectPath) -> None:
     """Write `table` as CSV or Parquet, by the suffix of `path`; appears whole or not at all.
+
+    Args:
+        table: the rows.
+        path: a file or a URI.
 
     Raises:
         ManifestError: the suffix is unknown, or the table does not fit into a CSV (nested columns).
     """
-    path = Path(path)
-    write = {"csv": pa.csv.write_csv, "parquet": pa.parquet.write_table}[manifest_format(path)]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    place = as_path(str(path))
+    file_format = manifest_format(str(place))
+    write = {"csv": pa.csv.write_csv, "parquet": pa.parquet.write_table}[file_format]
+    place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with atomic_path(path) as unfinished:
+        with atomic_path(place) as unfinished:
             write(table, str(unfinished))
     except pa.ArrowException as error:
-        raise ManifestError(f"manifest '{path}' cannot be written: {error}") from error
+        raise ManifestError(f"manifest '{place}' cannot be written: {error}") from error
 
 
 def manifest_format(path: str | os.PathLike[str]) -> Literal["csv", "parquet"]:

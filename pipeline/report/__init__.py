@@ -4,20 +4,22 @@ The folder opens from the disk, and nothing it shows comes from the network. Bes
 holds summary, plots and the table of categories, lies one folder of assets: the script and style of
 the page, the rows as `data.js`, thumbnails in sheets, pictures at full size. A report first
 writes a new folder of assets, then puts the page that names it in place, then removes the old one:
-a report that is broken off leaves the last one whole.
+a report that is broken off leaves the last one whole. In an object store the same is done with what
+was written to a temporary folder first.
 """
 
 from __future__ import annotations
 
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pipeline.committed import Scan, read_from_scan
+from pipeline.folder_lock import FolderBusyError, hold_folder
+from pipeline.object_tree import remove_tree, upload_tree
 from pipeline.report.data import report_script
 from pipeline.report.exemplars import remake_exemplar
 from pipeline.report.gallery import Gallery, build_gallery, order_worst_first
@@ -25,7 +27,7 @@ from pipeline.report.page import page_parts, read_resource
 from pipeline.report.pictures import PictureWriter
 from pipeline.resume import RunRecord, load_run_record
 from pipeline.rundir import TEMPORARY_PREFIX, RunDirectory, atomic_path
-from pipeline.storage import as_path, require_local
+from pipeline.storage import AnyPath, ObjectPath, as_path
 
 __all__ = ["DEFAULT_LIMIT", "ReportError", "order_worst_first", "remake_exemplar", "write_report"]
 
@@ -34,6 +36,7 @@ __all__ = ["DEFAULT_LIMIT", "ReportError", "order_worst_first", "remake_exemplar
 # (benchmarks/results/report_opening.md: `python -m benchmarks.report_opening`).
 DEFAULT_LIMIT = 400
 ASSETS_PREFIX = "assets-"
+PAGE = "index.html"
 RESOURCES = ("report.css", "report.js")
 
 
@@ -41,7 +44,9 @@ class ReportError(ValueError):
     """A report cannot be made of this directory, or not as asked."""
 
 
-def write_report(run: RunDirectory, *, limit: int = DEFAULT_LIMIT, out: Path | None = None) -> Path:
+def write_report(
+    run: RunDirectory, *, limit: int = DEFAULT_LIMIT, out: AnyPath | None = None
+) -> AnyPath:
     """Write the report of a run, finished or not, from the rows committed so far.
 
     Exemplars are cut from their source files again, and are left blank, with the reason, where a
@@ -52,7 +57,7 @@ def write_report(run: RunDirectory, *, limit: int = DEFAULT_LIMIT, out: Path | N
         limit: How many textures are written at full size at most; at least 1. The worst are: by
             the highest delivered loss of their exemplar, a texture without a loss before all.
             Of all others there is a thumbnail.
-        out: The folder of the report; `report/` in the run directory if not given.
+        out: The folder of the report, or its URI; `report/` in the run directory if not given.
 
     Returns:
         The path of the page.
@@ -60,8 +65,6 @@ def write_report(run: RunDirectory, *, limit: int = DEFAULT_LIMIT, out: Path | N
     Raises:
         ReportError: The directory holds no run, another report of it is being written, or `limit`
             is out of range.
-        RemotePathError: The run directory is a URI and no folder was given: a page opens from a
-            disk.
         RunRecordError: `run.json` is damaged.
         OSError: The disk is full, or the like; an earlier report is still whole.
     """
@@ -71,23 +74,37 @@ def write_report(run: RunDirectory, *, limit: int = DEFAULT_LIMIT, out: Path | N
     if record is None:
         raise ReportError(f"'{run.path}' is no run directory: it has no {run.run_json.name}")
     place = run.report if out is None else as_path(out)
-    folder = require_local(place, "the report's folder (--out)")
-    folder.mkdir(parents=out is not None, exist_ok=True)
-    with _alone(folder):
-        return _write(run, record, limit, folder)
+    try:
+        with hold_folder(place, ".lock"):
+            if isinstance(place, ObjectPath):
+                _put(run, record, limit, place)
+            else:
+                _write(run, record, limit, place)
+    except FolderBusyError as error:
+        raise ReportError(f"'{place}': another process writes this report") from error
+    return place / PAGE
 
 
-def _write(run: RunDirectory, record: RunRecord, limit: int, folder: Path) -> Path:
-    path = folder / "index.html"
+def _put(run: RunDirectory, record: RunRecord, limit: int, place: ObjectPath) -> None:
+    """Write a report to a temporary folder, put it, its page last, and remove earlier ones."""
+    with tempfile.TemporaryDirectory(prefix="texsynth-") as folder:
+        _write(run, record, limit, Path(folder))
+        (assets,) = Path(folder).glob(f"{ASSETS_PREFIX}*")
+        upload_tree(Path(folder), place, last=PAGE)
+    for old in place.glob(f"{ASSETS_PREFIX}*"):
+        if old.name != assets.name:
+            remove_tree(old)
+
+
+def _write(run: RunDirectory, record: RunRecord, limit: int, folder: Path) -> None:
     with _new_assets(folder) as assets:
         gallery = read_from_scan(run, lambda scan: _write_assets(scan, record, assets, limit))
         parts = page_parts(run, record, gallery, assets.name)
         with (
-            atomic_path(path) as temporary,
+            atomic_path(folder / PAGE) as temporary,
             temporary.open("w", encoding="utf-8", errors="replace") as file,
         ):
             file.writelines(parts)
-    return path
 
 
 def _write_assets(scan: Scan, record: RunRecord, assets: Path, limit: int) -> Gallery:
@@ -100,19 +117,6 @@ def _write_assets(scan: Scan, record: RunRecord, assets: Path, limit: int) -> Ga
     for name in RESOURCES:
         (assets / name).write_text(read_resource(name), encoding="utf-8")
     return gallery
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ReportError(f"'{folder}': another process writes this report") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
