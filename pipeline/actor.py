@@ -12,12 +12,10 @@ import contextlib
 import datetime
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -29,10 +27,10 @@ from pipeline.attempts import (
     group_size,
     load_attempts,
 )
-from pipeline.blends import blend_arguments, load_blend
 from pipeline.config import RunConfig
 from pipeline.downloads import load_network
-from pipeline.lane_checkpoints import load_checkpoint, remove_checkpoint, save_checkpoint
+from pipeline.lane_checkpoints import remove_checkpoint
+from pipeline.lane_work import LaneWork
 from pipeline.resume import RunRecord, RunRecordError, load_run_record
 from pipeline.rows import Row, RowMaker
 from pipeline.rundir import RunDirectory
@@ -43,12 +41,6 @@ from pipeline.shards import ShardWriter
 from pipeline.tail import CommittedTasks, begin_block
 from pipeline.tries import Tries
 from pipeline.watchdog import Watchdog
-from texsynth.images import image_to_tensor
-from texsynth.levels import compute_levels
-from texsynth.memory import choose_lanes
-from texsynth.scheduler import Synthesis
-from texsynth.shapes import Size
-from texsynth.synthesis import prepare_synthesis
 
 BLOCK = pa.struct(
     [
@@ -77,13 +69,8 @@ MAX_FAILED_STARTS = 3
 """Actors that may die before they are ready, on one machine; with more the fault is no task's."""
 EXIT_DEVICE_LOST = 70
 """Of an actor whose device no longer answers: EX_SOFTWARE of sysexits.h."""
-MEMORY_ERRORS = (MemoryError, torch.OutOfMemoryError)
 
 logger = logging.getLogger(__name__)
-
-
-class DeviceLostError(OSError):
-    """A device on which nothing can be done any more by this process."""
 
 
 class ActorStartError(ValueError):
@@ -120,18 +107,17 @@ class SynthesisActor:
         if record is None:
             raise RunRecordError(f"no run.json in {run_path!r}; it is written before work starts")
         self._config = RunConfig.model_validate(record.config)
-        self._synthesis = self._config.resolve_synthesis()
         self._stop = StopWatch(self._run)
         self._attempts = self._begin_start()
         self._watchdog = Watchdog(self._config.hang_timeout) if watched else None
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = load_network(
+        network = load_network(
             self._config.weights, normalisation=self._config.normalisation, device=device
         )
-        _require_same_weights(self._network, record)
-        self._maker = RowMaker(record, self._config, self._network)
-        self._lanes = self._choose_lanes()
+        _require_same_weights(network, record)
         self._leaving = ""
+        self._maker = RowMaker(record, self._config, network)
+        self._work = LaneWork(self._run, self._config, self._maker, self._attempts, self)
         self._synthesis_seconds = self._lane_seconds = 0.0
         self._committed = CommittedTasks(self._run)
         self._begun_before = False
@@ -196,6 +182,22 @@ class SynthesisActor:
         """Why this actor begins nothing more; empty while it goes on."""
         return self._leaving
 
+    def stopped(self, *, now: bool = False) -> bool:
+        """Whether nothing more is to be begun, by the session or by this actor."""
+        return bool(self._leaving) or self._stop.stopped(now=now)
+
+    def beat(self) -> None:
+        """Say to the watchdog that work goes on."""
+        if self._watchdog:
+            self._watchdog.beat()
+
+    def device_lost(self) -> None:
+        """Commit what has ended, and end this process where somebody starts another."""
+        with contextlib.suppress(OSError):
+            self._writer.flush()
+        if self._watchdog:
+            os._exit(EXIT_DEVICE_LOST)
+
     def row_ended(self, row: Row) -> None:
         """Called for every row that this actor makes; for those that count them."""
 
@@ -224,7 +226,7 @@ class SynthesisActor:
             "begun_at": begun_at.isoformat(timespec="milliseconds"),
             "seconds": seconds.total_seconds(),
             "synthesis_seconds": self._synthesis_seconds,
-            "lanes": self._lanes,
+            "lanes": self._work.lanes,
             "lane_seconds": self._lane_seconds,
         }
 
@@ -262,21 +264,9 @@ class SynthesisActor:
             )
         return AttemptFile(self._run, session)
 
-    def _choose_lanes(self) -> int:
-        if self._config.lanes != "auto":
-            return self._config.lanes
-        return choose_lanes(
-            self._network, self._synthesis, self._level_sizes(), self._config.exemplar_size
-        )
-
-    def _level_sizes(self) -> list[Size]:
-        """Of the textures at every level, px."""
-        config = self._config
-        return compute_levels(self._synthesis, *config.texture_size, config.exemplar_size)
-
     def _rows(self, tasks: list[Row]) -> Iterator[Row]:
         """Rows of a block: broken exemplars, new tasks, then the suspects in smaller groups."""
-        if self._stopped(now=True):
+        if self.stopped(now=True):
             return
         own, fresh = self._attempts.name, not self._begun_before
         latest, _ = load_attempts(self._run, but=own, earlier=fresh)
@@ -293,123 +283,13 @@ class SynthesisActor:
             else:
                 by_deaths.setdefault(deaths, []).append(task)
         for deaths, group in sorted(by_deaths.items()):
-            size = group_size(deaths, self._config.max_attempts, self._lanes)
+            size = group_size(deaths, self._config.max_attempts, self._work.lanes)
             step = size if deaths else len(group)
             for start in range(0, len(group), step):
                 if deaths:
                     # Who is tried last must not take the rows of those before it along.
                     self._writer.flush()
-                yield from self._rows_of_group(group[start : start + step], size)
-
-    def _rows_of_group(self, tasks: Sequence[Row], lanes: int) -> Iterator[Row]:
-        """Rows of tasks that may be worked on side by side."""
-        waiting = {task["task_id"]: task for task in tasks}
-        while waiting and not self._stopped():
-            begun: set[str] = set()
-            try:
-                yield from self._synthesize(waiting, lanes, begun)
-            except MEMORY_ERRORS as error:
-                self._recover_device(error)
-                if lanes == 1:
-                    yield from self._rows_one_by_one(waiting, begun, error)
-                else:
-                    lanes //= 2
-                    self._lanes = min(self._lanes, lanes)
-                    names = ", ".join(sorted(begun))
-                    logger.warning(
-                        "out of memory: %s; going on with %d lanes; at work: %s",
-                        *(error, lanes, names),
-                    )
-            except OSError:
-                # Attempts cannot be recorded: that is no task's fault, and nothing may be begun.
-                raise
-            except Exception as error:
-                # One task must not take its neighbours along: each is tried by itself, then named.
-                self._recover_device(error)
-                yield from self._rows_one_by_one(waiting, begun, error)
-
-    def _rows_one_by_one(
-        self, waiting: dict[str, Row], begun: set[str], before: BaseException
-    ) -> Iterator[Row]:
-        """Rows of the tasks that were at work when an error came up, each by itself."""
-        context = f"after {type(before).__name__} beside other tasks"
-        for task_id in [task_id for task_id in waiting if task_id in begun or not begun]:
-            task = waiting.pop(task_id)
-            try:
-                yield from self._synthesize({task_id: task}, 1, set())
-            except OSError:
-                raise
-            except Exception as error:
-                self._recover_device(error)
-                yield self._maker.failed(task, error, context=context)
-
-    def _synthesize(self, waiting: dict[str, Row], lanes: int, begun: set[str]) -> Iterator[Row]:
-        """Rows of the tasks as they end, until all have or the session is to stop.
-
-        Args:
-            waiting: tasks by id; one leaves when its row is made.
-            lanes: tasks worked on at once.
-            begun: gets the ids of the tasks that work was begun on.
-        """
-        tasks = list(waiting.values())
-        exemplars = torch.stack([self._exemplar(task) for task in tasks])
-        # What kills the process before any of them is on a lane is to be found, too.
-        self._attempts.begin({task["task_id"]: task["attempts"] for task in tasks})
-        work = self._prepare(tasks, exemplars, lanes)
-        first = {tasks[index]["task_id"] for index in work.beginning}
-        self._attempts.end(waiting.keys() - first)
-        saved_at = time.monotonic()
-        while work.unfinished and not self._is_interrupted():
-            beginning = [tasks[index] for index in work.beginning]
-            if beginning and self._stopped(now=True):
-                break
-            self._attempts.begin({task["task_id"]: task["attempts"] for task in beginning})
-            begun.update(task["task_id"] for task in beginning)
-            since = time.monotonic()
-            results = work.advance(self._is_interrupted)
-            self.advanced(time.monotonic() - since, len(work.progress()), lanes)
-            for result in results:
-                task = tasks[result.index]
-                blend = load_blend(task, self._config.size)
-                row = self._maker.texture(task, result, exemplars[result.index], blend)
-                del waiting[task["task_id"]]
-                self._beat()
-                yield row
-            if time.monotonic() - saved_at >= self._config.lane_checkpoint_seconds:
-                self._save_checkpoints(work, tasks)
-                saved_at = time.monotonic()
-        if work.unfinished:
-            self._save_checkpoints(work, tasks)
-
-    def _prepare(self, tasks: Sequence[Row], exemplars: torch.Tensor, lanes: int) -> Synthesis:
-        """The tasks on their lanes; those that have checkpoints go on from them."""
-        sizes = self._level_sizes()
-        found = {index: load_checkpoint(self._run, t, sizes) for index, t in enumerate(tasks)}
-        return prepare_synthesis(
-            exemplars,
-            [task["seed"] for task in tasks],
-            self._synthesis,
-            self._network,
-            output_size=self._config.texture_size,
-            lanes=lanes,
-            device=self._network.device,
-            checkpoints={index: point for index, point in found.items() if point is not None},
-            **blend_arguments(exemplars, [load_blend(task, self._config.size) for task in tasks]),
-        )
-
-    def _save_checkpoints(self, work: Synthesis, tasks: Sequence[Row]) -> None:
-        try:
-            for point in work.checkpoints():
-                save_checkpoint(self._run, tasks[point.index], point)
-                self._beat()
-        except OSError as error:
-            # Rows matter more: where these cannot be written either, the writer says so.
-            logger.warning("checkpoints not written: %s", error)
-
-    def _exemplar(self, task: Row) -> torch.Tensor:
-        size = self._config.size
-        pixels = np.frombuffer(task["pixels"], np.uint8).reshape(size, size, 3)
-        return image_to_tensor(pixels)
+                yield from self._work.rows(group[start : start + step], size)
 
     def _forget(self, task_ids: Sequence[str]) -> None:
         """Rows are committed: nothing that served their tasks is needed any more."""
@@ -420,43 +300,6 @@ class SynthesisActor:
         except OSError as error:
             # What stays says less than the rows, and is passed over beside them.
             logger.warning("attempts of committed tasks not removed: %s", error)
-
-    def _beat(self) -> None:
-        if self._watchdog:
-            self._watchdog.beat()
-
-    def _is_interrupted(self) -> bool:
-        """Asked after every evaluation: work goes on, says it to the watchdog; is it to stop?"""
-        self._beat()
-        return self._stopped()
-
-    def _stopped(self, *, now: bool = False) -> bool:
-        """Whether nothing more is to be begun, by the session or by this actor."""
-        return bool(self._leaving) or self._stop.stopped(now=now)
-
-    def _recover_device(self, error: BaseException) -> None:
-        """Give memory back; if the device no longer answers, end before it fails all other tasks.
-
-        Some errors of CUDA stay until the process ends. Whoever watches over this one starts
-        another, to which the attempts in flight are deaths.
-        """
-        if not is_on_gpu(self._network):
-            return
-        try:
-            torch.cuda.empty_cache()
-            torch.ones(1, device=self._network.device).item()
-        except RuntimeError as lost:
-            logger.exception("the device is lost after %s", type(error).__name__)
-            with contextlib.suppress(OSError):
-                self._writer.flush()
-            if self._watchdog:
-                os._exit(EXIT_DEVICE_LOST)
-            raise DeviceLostError(f"{self._network.device} no longer answers: {lost}") from error
-
-
-def is_on_gpu(network: texsynth.TextureNetwork) -> bool:
-    """Whether a network is on a CUDA device."""
-    return network.device.type == "cuda"
 
 
 def _require_same_weights(network: texsynth.TextureNetwork, record: RunRecord) -> None:

@@ -58,13 +58,13 @@ class RowMaker:
     Args:
         record: The run's.
         config: The run's, resolved.
-        network: That makes the textures.
+        network: That makes the textures; an attribute as well.
     """
 
     def __init__(self, record: RunRecord, config: RunConfig, network: TextureNetwork) -> None:
         self._record = record
         self._config = config
-        self._network = network
+        self.network = network
         rules = resolve_rules(config.flag_rules)
         self._flag_rules = [{"flag": flag, "rule": rule} for flag, rule in rules.items()]
 
@@ -142,9 +142,9 @@ class RowMaker:
             "finished_at": datetime.datetime.now(datetime.UTC),
             "preset": self._config.preset,
             "config_fingerprint": self._record.fingerprint,
-            "weights": self._network.weights_id,
-            "weights_sha256": self._network.weights_sha256,
-            "device": _device_name(self._network.device),
+            "weights": self.network.weights_id,
+            "weights_sha256": self.network.weights_sha256,
+            "device": _device_name(self.network.device),
             "texsynth_version": texsynth.__version__,
             "torch_version": torch.__version__,
             "copy_displacement_threshold": self._config.copy_displacement_threshold,
@@ -157,7 +157,7 @@ class RowMaker:
         if self._config.loss_threshold is not None:
             return self._config.loss_threshold
         published = (
-            self._network.weights_id == "imagenet"
+            self.network.weights_id == "imagenet"
             and self._config.normalisation in (None, "none")
             and self._config.size == REFERENCE_SIDE
             and result.taps == REFERENCE_TAPS
@@ -170,7 +170,7 @@ class RowMaker:
     ) -> Row:
         """Measures of the stored image against its exemplar, or both of its parents."""
         if blend is None:
-            return self._quality_values(result, exemplar, self._network)
+            return self._quality_values(result, exemplar, self.network)
         parents = (exemplar, blend.partners[0])
         return combine_measures(*(self._quality_values(result, one, None) for one in parents))
 
@@ -181,7 +181,7 @@ class RowMaker:
 
         Gram errors need a network.
         """
-        device = self._network.device
+        device = self.network.device
         texture = (result.image_8bit[None].float() / 255).to(device)
         original = exemplar[None].to(device)
         try:

@@ -111,8 +111,13 @@ def make_actor_class(base: type, faults: Sequence[Fault]) -> type:
     """A subclass of an actor that strikes its own process, or its work."""
 
     class FaultyActor(base):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            self._whole = self._work.prepare
+            self._work.prepare = self._prepare
+
         def _prepare(self, tasks: Any, exemplars: Any, lanes: int) -> Any:
-            work = super()._prepare(tasks, exemplars, lanes)
+            work = self._whole(tasks, exemplars, lanes)
             original, out = work.advance, self._run.path
 
             def advance(*rest: Any) -> Any:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import pipeline.actor
+import pipeline.lane_work
 import texsynth
 from pipeline.actor import SUMMARY, SynthesisActor
 from pipeline.config import RunConfig
@@ -143,14 +143,14 @@ def test_an_unforeseen_error_is_a_row_and_its_neighbours_live(
     config = quick_config(lanes=3)
     block = prepared_block(make_manifest(["a", "b", "c"]), config)
     cursed = block["seed"][1].as_py()
-    original = pipeline.actor.prepare_synthesis
+    original = pipeline.lane_work.prepare_synthesis
 
     def fail_for_one(exemplars: Any, seeds: Any, *rest: Any, **more: Any) -> Any:
         if cursed in seeds:
             raise ZeroDivisionError("a defect")
         return original(exemplars, seeds, *rest, **more)
 
-    monkeypatch.setattr(pipeline.actor, "prepare_synthesis", fail_for_one)
+    monkeypatch.setattr(pipeline.lane_work, "prepare_synthesis", fail_for_one)
     actor = make_actor(config)
     actor(block)
     rows = rows_of(run)
@@ -235,9 +235,9 @@ def test_the_published_threshold_holds_only_where_it_was_published(
     small = quick_config(loss_threshold=changes.get("loss_threshold"))
     actor = make_actor(small)
     block = prepared_block(make_manifest(["a"]), small)
-    actor._maker._network.weights_id = weights_id
+    actor._maker.network.weights_id = weights_id
     # The exemplar stays small: only what the threshold looks at is as in the case.
-    actor._exemplar = lambda task: torch.rand(3, 32, 32)  # type: ignore[method-assign]
+    actor._work._exemplar = lambda task: torch.rand(3, 32, 32)  # type: ignore[method-assign]
     actor._maker._config = small.model_copy(update=changes)
     actor(block)
     row = rows_of(run)["a-c0-v0"]
@@ -338,6 +338,6 @@ def test_exemplars_reach_the_network_as_they_were_prepared(
 ) -> None:
     config = quick_config()
     task = prepared_block(make_manifest(["a"]), config).to_pylist()[0]
-    exemplar = make_actor(config)._exemplar(task)
+    exemplar = make_actor(config)._work._exemplar(task)
     pixels = (exemplar * 255).round().to(torch.uint8).movedim(0, -1).numpy()
     assert np.frombuffer(task["pixels"], np.uint8).tobytes() == pixels.tobytes()

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 import pipeline.actor
-from pipeline.actor import ActorStartError, DeviceLostError, SynthesisActor
+import pipeline.lane_work
+from pipeline.actor import ActorStartError, SynthesisActor
 from pipeline.attempts import AttemptFile, keep_earlier_attempts, load_attempts
 from pipeline.config import RunConfig
 from pipeline.lane_checkpoints import checkpoint_path, load_checkpoint
+from pipeline.lane_work import DeviceLostError
 from pipeline.rundir import RunDirectory
 from pipeline.session import hold_run, request_stop
 from pipeline.tail import begin_block
@@ -40,13 +42,13 @@ def rows_of(run: RunDirectory) -> Rows:
 @pytest.fixture
 def recorded_lanes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(tasks, lanes) of every synthesis that is begun."""
-    original, calls = pipeline.actor.prepare_synthesis, []
+    original, calls = pipeline.lane_work.prepare_synthesis, []
 
     def prepare(exemplars: Any, seeds: Any, *rest: Any, lanes: int, **more: Any) -> Any:
         calls.append((len(seeds), lanes))
         return original(exemplars, seeds, *rest, lanes=lanes, **more)
 
-    monkeypatch.setattr(pipeline.actor, "prepare_synthesis", prepare)
+    monkeypatch.setattr(pipeline.lane_work, "prepare_synthesis", prepare)
     return calls
 
 
@@ -383,9 +385,9 @@ def test_a_device_that_is_lost_ends_the_process_instead_of_failing_all_tasks(
         return len(advances) == 1
 
     broken_advance(second, RuntimeError("CUDA error: an illegal memory access was encountered"))
-    monkeypatch.setattr(pipeline.actor, "is_on_gpu", lambda network: True)
+    monkeypatch.setattr(pipeline.lane_work, "is_on_gpu", lambda network: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(pipeline.actor.torch, "ones", Answers(alive).ones)
+    monkeypatch.setattr(pipeline.lane_work.torch, "ones", Answers(alive).ones)
     if alive:
         assert set(actor(block)["status"].to_pylist()) == {"ok"}
         return
@@ -408,7 +410,7 @@ def test_what_kills_the_process_before_work_is_an_attempt_too(
     def load(run: RunDirectory, task: dict[str, Any], sizes: Any) -> None:
         seen.append({name: attempt.number for name, attempt in load_attempts(run)[0].items()})
 
-    monkeypatch.setattr(pipeline.actor, "load_checkpoint", load)
+    monkeypatch.setattr(pipeline.lane_work, "load_checkpoint", load)
     make_actor(config)(prepared_block(make_manifest("ab"), config))
     assert seen == [{"a-c0-v0": 1, "b-c0-v0": 1}] * 2
 
