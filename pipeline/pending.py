@@ -55,10 +55,13 @@ class Pending:
         return int(np.count_nonzero(self.left))
 
     def select(self, tasks: TableStream) -> TableStream:
-        """The tasks left, in their order, as `pending_tasks` gives them.
+        """The tasks left, in their order, with a column `attempts` (int32), as of their rows.
+
+        It is 0 for a new task. A flagged one has another seed: with its own it would be the same
+        again. All others that are done again have the seed of their row.
 
         Args:
-            tasks: All tasks, those that `find_pending` was given the ids of.
+            tasks: All tasks, those that `find_pending` was given the ids of, with `seed`.
         """
 
         def read(columns: Columns) -> Iterator[pa.Table]:
@@ -123,33 +126,6 @@ def find_pending(
         seed=_with_none(committed["seed"], -1),
         flagged=_with_none(flagged, False),
     )
-
-
-def pending_tasks(
-    tasks: pa.Table,
-    committed: pa.Table,
-    retry: Collection[str] = (),
-    *,
-    retry_flagged: int = 0,
-) -> pa.Table:
-    """The tasks that are left to do, of a table of all.
-
-    Args:
-        tasks: All tasks of the manifest, with columns `task_id` and `seed`.
-        committed: Their rows, as of `find_pending`.
-        retry: As of `find_pending`.
-        retry_flagged: As of `find_pending`.
-
-    Returns:
-        The tasks left, in their order, with a column `attempts` (int32), as of its row: 0 for a
-        new task. A flagged one has another seed: with its own it would be the same again. All
-        others that are done again have the seed of their row.
-
-    Raises:
-        ValueError: As `find_pending`.
-    """
-    pending = find_pending(tasks["task_id"], committed, retry, retry_flagged=retry_flagged)
-    return pending.select(stream_table(tasks)).read()
 
 
 def write_pending(run: RunDirectory, pending: pa.Table | TableStream) -> None:

@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Any
 
 import ray
-import ray.exceptions
 
 from pipeline.cluster.nodes import find_draining_nodes
 
@@ -51,8 +50,9 @@ class LeaveWatch:
         while not self._closed.wait(POLL_SECONDS):
             try:
                 draining = self._node in find_draining_nodes()
-            except (ray.exceptions.RayError, RuntimeError) as error:
-                logger.warning("nodes that are drained are not known for the moment: %s", error)
+            except Exception:
+                # Whatever it was: an actor that looks no more hears of no drain.
+                logger.exception("nodes that are drained are not known for the moment")
                 continue
             if draining:
                 self._leave(f"node {self._node} is being drained")

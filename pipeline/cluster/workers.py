@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import ray.exceptions
 from ray.autoscaler.sdk import request_resources
 
 from pipeline.cluster.nodes import list_nodes
@@ -43,7 +42,7 @@ class WorkerWatch:
 
     Attributes:
         nodes: as of the last look.
-        failed: set when the run is to end; `error` then says why.
+        error: why the run is to end; None while it goes on.
     """
 
     def __init__(self, config: RunConfig, say: Callable[[str], None], log: RunLog) -> None:
@@ -51,7 +50,6 @@ class WorkerWatch:
         self._since: float | None = None
         self._said_at = 0.0
         self.nodes: list[Node] = []
-        self.failed = threading.Event()
         self.error: WorkersError | None = None
 
     def await_workers(self, stopping: Callable[[], bool]) -> list[Node]:
@@ -84,11 +82,10 @@ class WorkerWatch:
                     self.look(plan.fits)
                 except WorkersError as error:
                     self.error = error
-                    self.failed.set()
                     return
-                except ray.exceptions.RayError as error:
+                except Exception:
                     # A head that does not answer for good ends the run by itself.
-                    logger.warning("nodes are not known for the moment: %s", error)
+                    logger.exception("nodes are not known for the moment")
 
         thread = threading.Thread(target=watch, daemon=True, name="workers")
         thread.start()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.columns import STATUSES
 from pipeline.committed import read_committed
 from pipeline.finalize import finalize
-from pipeline.pending import KEYS, pending_tasks, write_pending
+from pipeline.pending import KEYS, find_pending, write_pending
 from pipeline.resume import (
     RunMismatchError,
     RunRecord,
@@ -28,6 +28,7 @@ from pipeline.resume import (
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema, rows_to_table
 from pipeline.shards import commit_rows
+from pipeline.table_stream import stream_table
 
 
 @pytest.fixture
@@ -99,6 +100,10 @@ def test_another_configuration_is_refused_with_the_difference(record: RunRecord)
         "  size: 128 -> (absent)",
         "  synthesis.step: (absent) -> 1.0",
     ]
+
+
+def pending_tasks(tasks: pa.Table, committed: pa.Table, retry: Collection[str] = ()) -> pa.Table:
+    return find_pending(tasks["task_id"], committed, retry).select(stream_table(tasks)).read()
 
 
 def test_what_is_committed_is_not_done_again() -> None:

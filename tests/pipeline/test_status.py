@@ -16,7 +16,7 @@ import pipeline.evidence
 from pipeline.attempts import AttemptFile
 from pipeline.committed import read_committed
 from pipeline.finalize import finalize
-from pipeline.pending import pending_tasks, write_pending
+from pipeline.pending import find_pending, write_pending
 from pipeline.resume import RunRecord, write_run_record, write_tasks
 from pipeline.rundir import NotARunError, RunDirectory, write_json_atomic
 from pipeline.runlog import RunLog
@@ -24,6 +24,7 @@ from pipeline.session import Session, hold_run, request_stop
 from pipeline.shards import commit_rows
 from pipeline.status import RunStatus, StatusReader, load_status
 from pipeline.status_text import status_lines
+from pipeline.table_stream import stream_table
 
 MakeTable = Callable[..., pa.Table]
 IDS = ("a-1", "a-2", "b-1", "b-2")
@@ -103,7 +104,8 @@ def test_a_run_at_work(run: RunDirectory, make_table: MakeTable) -> None:
     tasks = make_run(run)
     commit_rows(run, make_table(["a-1"], status="failed"))
     with hold_run(run) as session:
-        write_pending(run, pending_tasks(tasks, read_committed(run)[0], ["failed"]))
+        pending = find_pending(tasks["task_id"], read_committed(run)[0], ["failed"])
+        write_pending(run, pending.select(stream_table(tasks)))
         actor, other = AttemptFile(run, session.id), AttemptFile(run, "an earlier session")
         actor.begin({"a-1": 2, "b-1": 1})
         other.begin({"a-2": 3})
