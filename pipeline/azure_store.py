@@ -27,7 +27,8 @@ class AzureStore(AzureBlobFileSystem):  # type: ignore[misc]
         super().do_connect()
         # By itself it tries four times and sleeps for 15 s and more in between; ours wait, too.
         policy = self.service_client._config.retry_policy
-        policy.total_retries, policy.initial_backoff, policy.random_jitter_range = 1, 1, 0
+        policy.total_retries = 1
+        policy.initial_backoff, policy.increment_base, policy.random_jitter_range = 0.5, 0, 0.25
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         if mode != "rb":

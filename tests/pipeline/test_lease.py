@@ -22,6 +22,9 @@ SHORT_SECONDS = 1.0
 ELSEWHERE = Holder(token="other", host="elsewhere", pid=1, machine="other boot", lease_s=60.0)
 
 
+every_store = pytest.mark.parametrize("bucket", ["s3", "gs", "az"], indirect=True)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "LEASE_SECONDS", LEASE_SECONDS)
@@ -39,6 +42,7 @@ def put_lock(folder: ObjectPath, number: int, holder: Holder) -> ObjectPath:
     return path
 
 
+@every_store
 def test_of_many_who_try_at_once_one_wins(bucket: ObjectPath) -> None:
     together = threading.Barrier(6)
 
@@ -56,6 +60,7 @@ def test_of_many_who_try_at_once_one_wins(bucket: ObjectPath) -> None:
     assert not is_leased(bucket)
 
 
+@every_store
 def test_a_lock_that_was_let_go_is_followed_at_once(bucket: ObjectPath) -> None:
     Lease(bucket).close()
     put_lock(bucket, 7, replace(ELSEWHERE, released=True))
@@ -77,6 +82,7 @@ def test_a_dead_process_of_this_machine_is_followed_at_once(bucket: ObjectPath) 
     Lease(bucket).close()
 
 
+@every_store
 def test_a_silent_holder_is_followed_when_its_time_is_up(bucket: ObjectPath) -> None:
     put_lock(bucket, 3, replace(ELSEWHERE, lease_s=1.5))
     assert is_leased(bucket)
@@ -102,6 +108,7 @@ def test_a_damaged_lock_is_followed_when_its_time_is_up(bucket: ObjectPath) -> N
     assert [path.name for path in bucket.iterdir()] == [".lock-000002"]
 
 
+@every_store
 def test_a_holder_that_was_followed_stops(bucket: ObjectPath) -> None:
     lost = threading.Event()
     holder = Lease(bucket, lost.set)
@@ -203,11 +210,12 @@ def test_an_answer_that_was_lost_is_recognised(
     Lease(bucket).close()
 
 
+@every_store
 def test_a_run_in_a_bucket_is_held_by_one(bucket: ObjectPath) -> None:
     run = RunDirectory(bucket / "run")
     with hold_run(run) as session:
         assert is_held(run)
-        busy = rf"s3://.*/run' is being worked on by process {session.pid}"
+        busy = rf"{bucket}/run' is being worked on by process {session.pid}"
         with pytest.raises(RunBusyError, match=busy), hold_run(run):
             pytest.fail("held twice")
         request_stop(run, session)
