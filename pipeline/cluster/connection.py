@@ -72,6 +72,8 @@ def connect(address: str, *, log_to_driver: bool) -> None:
 
 def configure_data() -> None:
     """Set what Ray Data does about silence, full pools, and its own voice; before it reads."""
+    # Ray 2.60 starts 32 processes to read footers; `pending.parquet` is one file and has one.
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
     context = ray.data.DataContext.get_current()
     # A healthy block of long syntheses is silent for longer than Ray's half hour.
     context.execution_no_progress_timeout_s = -1

@@ -29,6 +29,21 @@ def test_a_pool_grows_when_every_actor_has_its_one_task() -> None:
     assert context.execution_no_progress_timeout_s == -1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray, about its own settings
+def test_the_footer_of_one_file_is_read_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.data._internal.datasource_v2.formats.parquet import footer_file_indexer
+
+    def processes() -> int:
+        indexer = footer_file_indexer.FooterFileIndexer(ignore_missing_paths=False)
+        return indexer._num_actors
+
+    monkeypatch.setattr(footer_file_indexer, "_DEFAULT_NUM_ACTORS", 32)
+    monkeypatch.delenv("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", raising=False)
+    assert processes() == 32
+    connection.configure_data()
+    assert processes() == 1
+
+
 def test_a_cluster_that_does_not_answer_may_want_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**options: object) -> None:
         raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
