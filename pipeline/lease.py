@@ -12,7 +12,6 @@ Times are compared by the store's clock alone, or by one machine's own.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -22,19 +21,27 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
+from pipeline.locks import (
+    Holder,
+    describe_machine,
+    find_newest,
+    list_lease_files,
+    lock_path,
+    measure_age,
+)
 from pipeline.object_store import CONDITIONAL, StorageError
 from pipeline.storage import ObjectPath
 
-PREFIX = ".lock-"
 LEASE_SECONDS = 60.0
 """How long a holder may be silent: many renewals, each tried several times, fit in."""
 RENEWALS = 6
 """In that time."""
 FENCE = 0.75
 """Share of that time after which a holder that could not renew stops, before others may begin."""
+SAY_SECONDS = 5.0
+"""A longer wait for a lock is told of."""
 TICK_SECONDS = 1.0
 """Between two looks at the clock, or at the lock of another."""
 SETTLE_SECONDS = 5.0
@@ -49,47 +56,6 @@ class LeaseHeldError(Exception):
 
 class LeaseLostError(OSError):
     """Another process has, or may have, taken the lock over."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holder:
-    """The content of a lock.
-
-    Attributes:
-        token: Of this taking; unlike that of every other.
-        host, pid: Of the process.
-        machine: Where its number can be looked up: the boot of a kernel, and a name space of it.
-        lease_s: How long it may be silent, s.
-        renewals: How often it was renewed.
-        released: It was let go.
-    """
-
-    token: str
-    host: str
-    pid: int
-    machine: str
-    lease_s: float
-    renewals: int = 0
-    released: bool = False
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it has let go, or its process is known to be dead."""
-        if self.released:
-            return True
-        if not self.machine or self.machine != _describe_machine():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
-
-    def to_bytes(self) -> bytes:
-        """As it is stored."""
-        return json.dumps(asdict(self)).encode()
 
 
 class Lease:
@@ -111,7 +77,7 @@ class Lease:
             token=secrets.token_hex(8),
             host=platform.node(),
             pid=os.getpid(),
-            machine=_describe_machine(),
+            machine=describe_machine(),
             lease_s=LEASE_SECONDS,
         )
         self._folder = folder
@@ -136,7 +102,7 @@ class Lease:
         if self._lost:
             raise LeaseLostError(f"{self._folder}: the lock was lost: {self._lost}")
         released = replace(self._holder, released=True)
-        path = _lock_path(self._folder, self._number)
+        path = lock_path(self._folder, self._number)
         try:
             path.write_bytes(released.to_bytes())
             if forget:
@@ -147,25 +113,25 @@ class Lease:
 
     def _take(self) -> int:
         while True:
-            newest = _find_newest(self._folder)
+            newest = find_newest(self._folder)
             if newest is not None:
                 _await_stale(self._folder, *newest)
             number = newest[0] + 1 if newest else 1
             self._renewed_at = time.monotonic()
             if not self._put_new(number):
                 continue
-            numbers = _list_numbers(self._folder)
+            numbers, clocks = list_lease_files(self._folder)
             if numbers[-1:] > [number]:
                 # While we looked and put, others have come and gone, and one is there.
-                _lock_path(self._folder, number).unlink(missing_ok=True)
+                lock_path(self._folder, number).unlink(missing_ok=True)
                 continue
-            for old in numbers[:-1]:
-                _lock_path(self._folder, old).unlink(missing_ok=True)
+            for path in [*(lock_path(self._folder, n) for n in numbers[:-1]), *clocks]:
+                path.unlink(missing_ok=True)
             return number
 
     def _put_new(self, number: int) -> bool:
         """Put our lock of this number; whether it is ours then."""
-        path, content = _lock_path(self._folder, number), self._holder.to_bytes()
+        path, content = lock_path(self._folder, number), self._holder.to_bytes()
         try:
             path.write_bytes(content, new=True)
         except FileExistsError:
@@ -215,12 +181,12 @@ class Lease:
 
     def _renew(self) -> None:
         begun_at = time.monotonic()
-        number, holder = _find_newest(self._folder) or (self._number, None)
+        number, holder = find_newest(self._folder) or (self._number, None)
         others = holder is not None and holder.token != self._holder.token
         if number > self._number or others:
             raise LeaseLostError("another process has taken it over")
         self._holder = replace(self._holder, renewals=self._holder.renewals + 1)
-        _lock_path(self._folder, self._number).write_bytes(self._holder.to_bytes())
+        lock_path(self._folder, self._number).write_bytes(self._holder.to_bytes())
         self._renewed_at = begun_at
 
 
@@ -230,19 +196,14 @@ def is_leased(folder: ObjectPath) -> bool:
     The age of the lock is by this machine's clock: one that is wrong shows a dead holder longer, or
     a living one as dead. Who takes the lock does not go by this.
     """
-    number, holder = _find_newest(folder) or (0, None)
+    number, holder = find_newest(folder) or (0, None)
     if holder is None:
         return number > 0
     try:
-        modified = _lock_path(folder, number).stat().st_mtime
+        modified = lock_path(folder, number).stat().st_mtime
     except FileNotFoundError:
         return True
     return not holder.is_gone and time.time() - modified < holder.lease_s
-
-
-def is_lock(name: str) -> bool:
-    """Whether a file of a run directory is such a lock."""
-    return name.startswith(PREFIX) and name.removeprefix(PREFIX).isdigit()
 
 
 def _await_stale(folder: ObjectPath, number: int, holder: Holder | None) -> None:
@@ -253,12 +214,17 @@ def _await_stale(folder: ObjectPath, number: int, holder: Holder | None) -> None
     """
     if holder is not None and holder.is_gone:
         return
-    path = _lock_path(folder, number)
+    path = lock_path(folder, number)
     lease_s = LEASE_SECONDS if holder is None else holder.lease_s
-    stale_at = time.monotonic() + lease_s - _measure_age(folder, path)
+    stale_at = time.monotonic() + lease_s - measure_age(folder, path)
+    if stale_at - time.monotonic() > SAY_SECONDS:
+        logger.warning(
+            "%s: held by %s, which may have died: it is waited for at most %.0f s",
+            *(folder, holder or "another process", stale_at - time.monotonic()),
+        )
     while time.monotonic() < stale_at:
         time.sleep(min(TICK_SECONDS, lease_s / 20))
-        newest = _find_newest(folder)
+        newest = find_newest(folder)
         if newest is None or newest[1] is None:
             continue
         if newest[1].is_gone:
@@ -267,52 +233,8 @@ def _await_stale(folder: ObjectPath, number: int, holder: Holder | None) -> None
             raise LeaseHeldError
 
 
-def _measure_age(folder: ObjectPath, path: ObjectPath) -> float:
-    """How long ago an object was put, s, by the store's clock: that of one that we put now."""
-    clock = folder / f".clock-{secrets.token_hex(4)}"
-    clock.touch()
-    try:
-        return max(0.0, clock.stat().st_mtime - path.stat().st_mtime)
-    except FileNotFoundError:
-        return 0.0
-    finally:
-        clock.unlink(missing_ok=True)
-
-
-def _find_newest(folder: ObjectPath) -> tuple[int, Holder | None] | None:
-    """The lock that counts, and its holder if it can be read; None if there is none."""
-    numbers = _list_numbers(folder)
-    if not numbers:
-        return None
-    try:
-        values = json.loads(_lock_path(folder, numbers[-1]).read_bytes())
-        return numbers[-1], Holder(**values)
-    except StorageError:
-        raise
-    except (OSError, ValueError, TypeError):
-        return numbers[-1], None
-
-
-def _list_numbers(folder: ObjectPath) -> list[int]:
-    names = [path.name for path in folder.iterdir()]
-    return sorted(int(name.removeprefix(PREFIX)) for name in names if is_lock(name))
-
-
-def _lock_path(folder: ObjectPath, number: int) -> ObjectPath:
-    return folder / f"{PREFIX}{number:06d}"
-
-
 def _interrupt_main() -> None:
     """As Ctrl-C does, also while it waits for the system."""
     main = threading.main_thread().ident
     if main is not None:
         signal.pthread_kill(main, signal.SIGINT)
-
-
-def _describe_machine() -> str:
-    """What tells process numbers of one boot and name space from those of others; Linux only."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.lease import is_lock
+from pipeline.locks import is_lease_file
 from pipeline.storage import AnyPath, ObjectPath, as_path, sorted_glob
 
 TEMPORARY_PREFIX = "_tmp-"
@@ -150,7 +150,7 @@ class RunDirectory:
 
     def is_own(self, path: AnyPath) -> bool:
         """Whether something in the directory, or in one of its folders, has a name of the run's."""
-        if path.name.startswith(TEMPORARY_PREFIX) or is_lock(path.name):
+        if path.name.startswith(TEMPORARY_PREFIX) or is_lease_file(path.name):
             return True
         suffixes = self.folders().get(path.parent)
         if suffixes is not None:

@@ -17,7 +17,7 @@ from pipeline.export.names import WORK
 from pipeline.export.replacing import RECORD, is_finished, next_export, remove, replace_export
 from pipeline.export.staging import staged
 from pipeline.folder_lock import FolderBusyError, hold_folder
-from pipeline.lease import is_lock
+from pipeline.locks import is_lock
 from pipeline.storage import AnyPath, ObjectPath
 
 LOCK = "lock"

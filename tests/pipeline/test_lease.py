@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline import lease
-from pipeline.lease import Holder, Lease, LeaseHeldError, LeaseLostError, is_leased
+from pipeline.lease import Lease, LeaseHeldError, LeaseLostError, is_leased
+from pipeline.locks import CLOCK_PREFIX, Holder, describe_machine
 from pipeline.object_store import StorageError
 from pipeline.rundir import RunDirectory
 from pipeline.session import RunBusyError, hold_run, is_held, load_session, request_stop
@@ -74,12 +75,32 @@ def test_a_lock_that_was_let_go_is_followed_at_once(bucket: ObjectPath) -> None:
 def test_a_dead_process_of_this_machine_is_followed_at_once(bucket: ObjectPath) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    here = Holder(
-        token="dead", host="", pid=dead.pid, machine=lease._describe_machine(), lease_s=60.0
-    )
+    here = Holder(token="dead", host="", pid=dead.pid, machine=describe_machine(), lease_s=60.0)
     assert here.machine, "Linux says which boot this is"
     put_lock(bucket, 1, here)
     Lease(bucket).close()
+
+
+def test_a_wait_for_a_silent_holder_is_told_of(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lease, "SAY_SECONDS", 0.5)
+    put_lock(bucket, 3, replace(ELSEWHERE, lease_s=2.0))
+    Lease(bucket).close()
+    told = [record.getMessage() for record in caplog.records if record.name == lease.__name__]
+    assert len(told) == 1, told
+    assert "held by process 1 on elsewhere, which may have died: it is waited for" in told[0]
+
+
+def test_what_a_killed_waiter_leaves_is_the_run_s_own(bucket: ObjectPath) -> None:
+    run = RunDirectory(bucket)
+    left = bucket / f"{CLOCK_PREFIX}0123abcd"
+    assert run.is_own(left)
+    assert not run.is_own(bucket / ".clocks")
+    left.touch()
+    put_lock(bucket, 3, replace(ELSEWHERE, lease_s=1.0))
+    Lease(bucket).close()
+    assert [path.name for path in bucket.iterdir()] == [".lock-000004"]
 
 
 @every_store
