@@ -28,8 +28,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,60 +41,21 @@ from pipeline.committed import (
     Scan,
     UnreadableFileError,
     list_files,
-    open_parquet,
-    read_rows,
     scan_committed,
 )
+from pipeline.compaction import Parts, read_columns, write_parts
 from pipeline.rundir import (
     DAMAGED_SUFFIX,
     REPLACED_PREFIX,
     TEMPORARY_PREFIX,
     RunDirectory,
     atomic_path,
-    naming,
     sync,
     write_json_atomic,
 )
-from pipeline.schema import carried_columns, compute_flags, metrics_schema, with_rules
-from pipeline.shards import ROW_GROUP_ROWS, compute_rows_digest, open_row_writer
-from pipeline.siblings import compute_sibling_distances
+from pipeline.schema import carried_columns, metrics_schema
 from pipeline.side_by_side import do_side_by_side, remove_side_by_side
 from pipeline.storage import AnyPath, ObjectPath, require_local
-
-# More takes more memory (256 PNGs of 256 px are 33 MB), fewer read a shard more often: one whose
-# rows end up far apart is read once for every gathering that has one of them.
-GATHERED_ROWS = 4 * ROW_GROUP_ROWS
-PARTS_AT_ONCE = 8
-"""Files of `textures/` that are written side by side, where there are as many cores."""
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """How the files of `textures/` are made: rows in each, and the rules that all rows get."""
-
-    rows: int
-    rules: Mapping[str, str] | None = None
-
-    def flag(self, table: pa.Table, distances: pa.ChunkedArray) -> pa.Table:
-        """The rows with these distances to their siblings, and the flags that follow."""
-        changed = not table["sibling_distance"].equals(distances)
-        if changed:
-            place = table.schema.get_field_index("sibling_distance")
-            table = table.set_column(place, table.schema.field(place), distances)
-        if self.rules is not None:
-            table = with_rules(table, self.rules)
-        return compute_flags(table) if changed or self.rules is not None else table
-
-    def hold(self, scan: Scan) -> bool:
-        """Whether all rows have the rules already."""
-        if self.rules is None:
-            return True
-        stored = read_rows(scan, scan.winners, ["flag_rules"])
-        return bool(stored.equals(with_rules(stored, self.rules)))
-
-
-class FinalizeError(RuntimeError):
-    """What was built is not what is committed; nothing was removed."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +97,7 @@ def finalize(
     damaged: list[FileProblem] = []
     while True:
         try:
-            return _finalize(run, expected, _Parts(rows_per_file, rules), damaged)
+            return _finalize(run, expected, Parts(rows_per_file, rules), damaged)
         except UnreadableFileError as error:
             damaged.append(_put_aside(run, error.problem))
 
@@ -145,7 +105,7 @@ def finalize(
 def _finalize(
     run: RunDirectory,
     expected: pa.Array | pa.ChunkedArray,
-    parts: _Parts,
+    parts: Parts,
     damaged: list[FileProblem],
 ) -> Finalized:
     scan = scan_committed(run)
@@ -199,75 +159,27 @@ def _is_compact(run: RunDirectory, scan: Scan) -> bool:
 
 
 def _add_generation(
-    run: RunDirectory, scan: Scan, parts: _Parts, damaged: list[FileProblem]
+    run: RunDirectory, scan: Scan, parts: Parts, damaged: list[FileProblem]
 ) -> list[AnyPath]:
     """Put files with the rows that count beside those that there are; gives the ones replaced."""
     run.success.unlink(missing_ok=True)
     damaged += [_put_aside(run, p) for p in scan.problems if p.path.parent == run.textures]
-    _write_parts(run.textures, scan, parts)
+    write_parts(run.textures, scan, parts)
     return [path for path in scan.files if path.parent == run.textures]
 
 
-def _build(run: RunDirectory, scan: Scan, parts: _Parts) -> Path:
+def _build(run: RunDirectory, scan: Scan, parts: Parts) -> Path:
     """A folder with the rows that count, proved complete."""
     folder = require_local(run.path, "folder") / f"{TEMPORARY_PREFIX}textures"
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     try:
-        _write_parts(folder, scan, parts)
+        write_parts(folder, scan, parts)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
-
-
-def _write_parts(folder: AnyPath, scan: Scan, parts: _Parts) -> None:
-    winners = scan.winners.append_column("sibling_distance", compute_sibling_distances(scan))
-    starts = range(0, max(len(winners), 1), parts.rows)
-    digest = _new_digest(folder, scan, winners)
-    paths = [folder / f"part-{number:05d}-{digest}.parquet" for number in range(len(starts))]
-    rows_of = {p: winners.slice(s, parts.rows) for s, p in zip(starts, paths, strict=True)}
-    for _ in do_side_by_side(
-        lambda path: _write_part(path, scan, rows_of[path], parts), paths, at_most=PARTS_AT_ONCE
-    ):
-        pass
-    if isinstance(folder, Path):
-        sync(folder)
-    _prove(paths, winners)
-
-
-def _new_digest(folder: AnyPath, scan: Scan, winners: pa.Table) -> str:
-    """Of the rows; with a number, where files in the folder have it already.
-
-    Those may be read at this moment, by somebody who must not get parts of two files.
-    """
-    digest = compute_rows_digest(_task_attempts(winners))
-    taken = {path.name for path in scan.files if path.parent == folder}
-    names = (digest, *(f"{digest}-{number}" for number in range(1, len(taken) + 1)))
-    return next(name for name in names if not any(t.endswith(f"-{name}.parquet") for t in taken))
-
-
-def _write_part(path: AnyPath, scan: Scan, rows: pa.Table, parts: _Parts) -> None:
-    writing = nullcontext(path) if isinstance(path, Path) else atomic_path(path)
-    with naming(path), writing as place, open_row_writer(place, scan.schema) as writer:
-        for start in range(0, len(rows), GATHERED_ROWS):
-            gathered = rows.slice(start, GATHERED_ROWS)
-            table = read_rows(scan, gathered, scan.schema.names)
-            table = parts.flag(table, gathered["sibling_distance"])
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-    if isinstance(path, Path):
-        sync(path)
-
-
-def _prove(paths: Sequence[AnyPath], winners: pa.Table) -> None:
-    """Raise unless the files hold each committed task once, in order."""
-    names = ["task_id", "attempts"]
-    built = _read_columns(paths, names)
-    tasks, distinct = len(built), pc.count_distinct(built["task_id"]).as_py()
-    if distinct != tasks or not built.equals(winners.select(names).combine_chunks()):
-        got = f"{tasks} rows of {distinct} tasks"
-        raise FinalizeError(f"{paths[0].parent}: got {got}, expected {len(winners)} of as many")
 
 
 def _swap(run: RunDirectory, scan: Scan, built: Path) -> list[AnyPath]:
@@ -295,16 +207,16 @@ def _write_metrics(run: RunDirectory, files: Iterable[AnyPath], schema: pa.Schem
         atomic_path(run.metrics) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
-        for table in do_side_by_side(lambda path: _read_columns([path], schema.names), files):
+        for table in do_side_by_side(lambda path: read_columns([path], schema.names), files):
             writer.write_table(table.cast(schema))
 
 
 def _has_keys_of(metrics: AnyPath, files: list[AnyPath]) -> bool:
     # A task whose row was lost begins again at attempt 1: only the time tells the rows apart.
     keys = ["task_id", "attempts", "finished_at", "flag_rules"]
-    stored = _read_columns(files, keys)
+    stored = read_columns(files, keys)
     try:
-        return bool(_read_columns([metrics], keys).equals(stored))
+        return bool(read_columns([metrics], keys).equals(stored))
     except (FileNotFoundError, UnreadableFileError):
         return False
 
@@ -316,15 +228,3 @@ def _remove(run: RunDirectory, files: Iterable[AnyPath]) -> None:
     for folder in run.replaced():
         if not any(folder.iterdir()):
             require_local(folder, "folder").rmdir()
-
-
-def _read_columns(paths: Sequence[AnyPath], names: list[str]) -> pa.Table:
-    def read(path: AnyPath) -> pa.Table:
-        with open_parquet(path) as file:
-            return file.read(names, use_threads=False).replace_schema_metadata()
-
-    return pa.concat_tables(do_side_by_side(read, paths)).combine_chunks()
-
-
-def _task_attempts(rows: pa.Table) -> Iterable[tuple[str, int]]:
-    return zip(rows["task_id"].to_pylist(), rows["attempts"].to_pylist(), strict=True)

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.committed import Scan, UnreadableFileError, read_from_scan, read_rows
-from pipeline.finalize import GATHERED_ROWS, finalize
+from pipeline.compaction import GATHERED_ROWS
+from pipeline.finalize import finalize
 from pipeline.folder_lock import FolderBusyError, hold_folder
 from pipeline.object_tree import remove_tree
 from pipeline.resume import RunRecord, write_run_record, write_tasks

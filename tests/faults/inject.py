@@ -19,6 +19,7 @@ import errno
 import json
 import math
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -34,11 +35,11 @@ from pipeline.storage import AnyPath, as_path, sorted_glob
 Fault = dict[str, Any]
 
 STEPS = {
-    "build": "_write_part",
-    "swap": "_swap",
-    "metrics": "_write_metrics",
-    "remove": "_remove",
-    "success": "_write_success",
+    "build": "pipeline.compaction._write_part",
+    "swap": "pipeline.finalize._swap",
+    "metrics": "pipeline.finalize._write_metrics",
+    "remove": "pipeline.finalize._remove",
+    "success": "pipeline.finalize._write_success",
 }
 """Steps of finalize, by the function that does each."""
 LOOKED_SECONDS = 1.3
@@ -182,7 +183,6 @@ def main() -> None:
     """Build the faults in and hand over to the command line."""
     import pipeline.actor
     import pipeline.cli
-    import pipeline.finalize
     import pipeline.run
 
     faults = json.loads(Path(sys.argv[1]).read_text())
@@ -199,8 +199,8 @@ def main() -> None:
         for fault in faults:
             if fault["at"] in STEPS:
                 name = STEPS[fault["at"]]
-                step = make_step(getattr(pipeline.finalize, name), fault, out)
-                patches.enter_context(mock.patch.object(pipeline.finalize, name, step))
+                step = make_step(pkgutil.resolve_name(name), fault, out)
+                patches.enter_context(mock.patch(name, step))
         pipeline.cli.main()
 
 

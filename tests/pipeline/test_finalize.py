@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.committed import open_parquet, read_committed
-from pipeline.finalize import Finalized, FinalizeError, finalize
+from pipeline.compaction import FinalizeError
+from pipeline.finalize import Finalized, finalize
 from pipeline.resume import RunRecord, write_run_record, write_tasks
 from pipeline.rundir import RunDirectory
 from pipeline.schema import PICTURES, row_schema, rows_to_table
