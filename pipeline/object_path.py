@@ -159,7 +159,7 @@ class ObjectPath:
         Raises:
             StorageError: The store is for reading only.
         """
-        self._require_writable()
+        self.require_writable()
 
     def read_bytes(self) -> bytes:
         """The content, in one request; raises as `stat`."""
@@ -214,7 +214,7 @@ class ObjectPath:
         Args:
             missing_ok: As it is, whatever is given; S3 does not tell.
         """
-        self._require_writable()
+        self.require_writable()
         with suppress(FileNotFoundError):
             call_store(self.uri, lambda files, path: files.rm_file(path), what="remove")
 
@@ -230,13 +230,18 @@ class ObjectPath:
             raise ValueError(f"{self.uri}: mode {mode!r}, expected 'rb'")
         return cast(BinaryIO, ObjectReader(self.uri))
 
-    def _require_writable(self) -> None:
+    def require_writable(self) -> None:
+        """Refuse a store that is for reading only.
+
+        Raises:
+            StorageError: It is; says what to do instead.
+        """
         if self.scheme in READ_ONLY:
             raise StorageError(f"{self.uri}: cannot write there: {READ_ONLY[self.scheme]}")
 
     @contextmanager
     def _putting(self) -> Iterator[None]:
-        self._require_writable()
+        self.require_writable()
         try:
             yield
         except FileNotFoundError as error:

@@ -29,8 +29,8 @@ PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
 CONDITIONAL = ("s3", "gs", "az")
 """Schemes of stores that decide themselves which of several puts a new object first."""
 READ_ONLY = {
-    "hf": "each file would be a commit of its own, and of two writers none is refused; write to a "
-    "disk, or to s3://, gs:// or az://, and copy what is finished with 'hf upload'"
+    "hf": "each file would be a commit, of which the Hub takes few an hour, and of two writers "
+    "none is refused; write to a disk, s3://, gs:// or az://, and 'hf upload' what is finished"
 }
 """Schemes of stores that nothing is written to, and why."""
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -54,6 +54,8 @@ VERSIONS = ("ETag", "generation", "etag", "blob_id")
 """What S3, Google, Azure and Hugging Face call what changes with the content of an object."""
 ATTEMPTS = 6
 """Of every call, beside those that the store's client makes by itself."""
+PATIENT = {"hf": 2}
+"""Attempts where the client itself waits for half a minute, and cannot be told not to."""
 FIRST_WAIT_SECONDS = 0.5
 """Before the second attempt; doubled each time, and drawn so that many clients do not meet."""
 
@@ -151,9 +153,11 @@ def call_store(uri: str, act: Callable[[Any, str], Result], *, what: str = "read
         FileNotFoundError, FileExistsError: As the store says.
         StorageError: It did not work; `__cause__` is the store's own error.
     """
-    filesystem = open_filesystem(uri.partition("://")[0])
+    scheme = uri.partition("://")[0]
+    filesystem = open_filesystem(scheme)
     path = filesystem._strip_protocol(uri)
-    for attempt in range(1, ATTEMPTS + 1):
+    attempts = min(ATTEMPTS, PATIENT.get(scheme, ATTEMPTS))
+    for attempt in range(1, attempts + 1):
         try:
             return act(filesystem, path)
         except FileExistsError as error:
@@ -161,13 +165,13 @@ def call_store(uri: str, act: Callable[[Any, str], Result], *, what: str = "read
         except Exception as error:  # every store has classes of errors of its own
             if is_missing(error):
                 raise FileNotFoundError(errno.ENOENT, "no such object", uri) from error
-            if attempt == ATTEMPTS or not may_pass(error):
+            if attempt == attempts or not may_pass(error):
                 often = f" after {attempt} attempts" if attempt > 1 else ""
                 raise StorageError(
                     f"{uri}: cannot {what} it{often}: "
                     f"{type(error).__name__}: {' '.join(str(error).split())}"
                 ) from error
-            logger.info("%s: %r; attempt %d of %d", uri, error, attempt, ATTEMPTS)
+            logger.info("%s: %r; attempt %d of %d", uri, error, attempt, attempts)
             wait_s = FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
             time.sleep(random.uniform(wait_s / 2, wait_s))  # noqa: S311 (no secret)
     raise AssertionError("unreachable")

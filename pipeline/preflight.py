@@ -27,6 +27,7 @@ from pipeline.resume import (
 from pipeline.rundir import RunDirectory
 from pipeline.schema import RESERVED_COLUMNS, row_schema
 from pipeline.splits import select_split
+from pipeline.storage import ObjectPath
 from pipeline.table_stream import Columns, TableStream, stream_table
 from pipeline.tasks import TASK_COLUMNS, Counts, expand_batches, expand_tasks
 from texsynth.config import ConfigError
@@ -50,7 +51,10 @@ def _refuse_other_folder(run: RunDirectory) -> None:
 
     Raises:
         RunDirectoryError: The path is a file, or a folder that holds something of the user's.
+        StorageError: Nothing is written to this kind of store.
     """
+    if isinstance(run.path, ObjectPath):
+        run.path.require_writable()
     if run.path.exists() and not run.path.is_dir():
         raise RunDirectoryError(f"out {str(run.path)!r} is a file, expected a folder or nothing")
     if not run.path.is_dir() or run.run_json.exists():

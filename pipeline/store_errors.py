@@ -7,7 +7,7 @@ HOPELESS = (
     *("DefaultCredentialsError", "FileExpired", "ObjectChangedError"),
 )
 """Errors that no waiting helps, by the names of their classes."""
-MISSING = ("ResourceNotFoundError",)
+MISSING = ("ResourceNotFoundError", "EntryNotFoundError", "RemoteEntryNotFoundError")
 """Errors that say that there is no such object or container, by the names of their classes."""
 PASSING_STATUS = (408, 429)
 """Answers of HTTP below 500 that are not the last word: a time-out, and too many requests."""
