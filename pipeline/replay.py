@@ -20,7 +20,8 @@ from pydantic import ValidationError
 import texsynth
 from pipeline.blends import load_blend, make_blend
 from pipeline.committed import Scan, read_from_scan, read_rows
-from pipeline.config import RunConfig, describe_validation
+from pipeline.config import RunConfig
+from pipeline.config_file import describe_validation
 from pipeline.downloads import load_network
 from pipeline.preflight import require_device
 from pipeline.prepare import ExemplarSource, load_partner, prepare_tasks

@@ -173,7 +173,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _describe_usage(error: CycloptsError) -> str:
     if isinstance(error.__cause__, ValidationError):
-        from pipeline.config import describe_validation
+        from pipeline.config_file import describe_validation
 
         return describe_validation(error.__cause__)
     if isinstance(error.__cause__, RemotePathError) and error.argument is not None:

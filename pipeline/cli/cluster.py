@@ -13,7 +13,8 @@ from pipeline.cluster.check import CheckPlan, check_cluster
 from pipeline.cluster.launch_file import check_launch_file
 from pipeline.cluster.probe import NodeReport, Outcome
 from pipeline.cluster.verdict import CheckedNode, ClusterReport, find_problems
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig
+from pipeline.config_file import load_config
 from pipeline.preflight import check_run
 from pipeline.rundir import RunDirectory
 from pipeline.storage import as_path

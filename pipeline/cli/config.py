@@ -2,7 +2,8 @@
 
 from cyclopts import App
 
-from pipeline.config import RunConfig, config_yaml
+from pipeline.config import RunConfig
+from pipeline.config_file import config_yaml
 from texsynth.config import PresetName
 
 app = App(name="config", help="Show the settings of a preset, as YAML.", version_flags=[])

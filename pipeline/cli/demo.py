@@ -10,7 +10,8 @@ from rich.console import Console
 
 from pipeline.cli.local_path import local_only
 from pipeline.cli.run import print_outcome
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig
+from pipeline.config_file import load_config
 from pipeline.manifest import demo_manifest, relocate_paths, write_manifest
 from pipeline.query import load_images, load_metrics
 from pipeline.report import remake_exemplar, write_report

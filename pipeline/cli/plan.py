@@ -11,7 +11,8 @@ from cyclopts import Parameter, validators
 from rich.console import Console
 
 from pipeline.cli.local_path import LocalFile
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig
+from pipeline.config_file import load_config
 from pipeline.measured import MeasuredError, MeasuredSpeed, load_measured
 from pipeline.plan import RunPlan, plan_run
 from pipeline.prices import TEXTURES, Cost, compute_costs, load_prices

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from pipeline.cli import EXIT_FAILED_ROWS
 from pipeline.cli.local_path import LocalFile
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig
+from pipeline.config_file import load_config
 from pipeline.outcome import RunOutcome
 from pipeline.run import run_manifest
 from pipeline.signals import exit_code

@@ -8,7 +8,8 @@ from cyclopts import Parameter, validators
 from pydantic import ValidationError
 
 from pipeline.cli.local_path import LocalFile, local_only
-from pipeline.config import RunConfig, describe_validation
+from pipeline.config import RunConfig
+from pipeline.config_file import describe_validation
 from pipeline.downloads import load_network
 from texsynth import TextureSynthesizer
 from texsynth.config import ConfigError, PresetName

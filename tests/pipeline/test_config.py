@@ -7,7 +7,8 @@ import pytest
 from cyclopts import CycloptsError
 
 from pipeline.cli import app
-from pipeline.config import RunConfig, config_yaml, load_config
+from pipeline.config import RunConfig
+from pipeline.config_file import config_yaml, load_config
 from pipeline.resume import compute_fingerprint
 from texsynth import ConfigError, SynthesisConfig
 

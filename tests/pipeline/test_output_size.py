@@ -12,7 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from pipeline.capacity import estimate_actor_bytes
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig
+from pipeline.config_file import load_config
 from pipeline.flags import RULES, evaluate_rules
 from pipeline.replay import load_row, replay_row
 from pipeline.run import run_manifest

@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 import pipeline.run
-from pipeline.config import RunConfig, config_yaml
+from pipeline.config import RunConfig
+from pipeline.config_file import config_yaml
 from pipeline.manifest import ManifestError
 from pipeline.outcome import RunOutcome
 from pipeline.preflight import THRESHOLDS, RunDirectoryError
@@ -32,7 +33,8 @@ import os, signal, sys
 from pathlib import Path
 from rich.console import Console
 import pipeline.shards
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig
+from pipeline.config_file import load_config
 from pipeline.run import run_manifest
 
 calls, original = [], pipeline.shards.open_row_writer
