@@ -118,6 +118,15 @@ def test_every_metric_of_the_dashboard_exists_and_all_are_shown(
     assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in exported} == stems
 
 
+def test_totals_keep_what_actors_have_counted_whose_node_is_gone() -> None:
+    """A plain sum falls with every node that a cloud takes: its series end."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    stats = [panel for panel in dashboard["panels"] if panel["type"] == "stat"]
+    assert len(stats) == 3
+    for text in expressions(stats):
+        assert re.search(r"\b(max_over_time|rate)\(", text), text
+
+
 def test_the_dashboard_can_be_imported() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     assert dashboard["uid"] == "texsynth"
