@@ -3,6 +3,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -28,6 +29,10 @@ from texsynth.images import image_to_tensor
 # Timings on a busy machine say nothing about the code.
 settings.register_profile("texsynth", deadline=None)
 settings.load_profile("texsynth")
+
+# Begun in the background by a shell, this process ignores Ctrl-C, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DISK_KIB = 2048
 AZURITE = (
