@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from adlfs import AzureBlobFileSystem
@@ -10,6 +11,18 @@ from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
 from fsspec.asyn import sync
 
 from pipeline.pinned_file import ObjectChangedError, PinnedFile
+
+ACCOUNT_VARIABLES = (
+    "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and what azure-identity finds, "
+    "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"
+)
+
+# What it logs there, at length, it raises as well.
+logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
+
+
+class NoAccountError(ValueError):
+    """The environment does not say which account of Azure is meant, or not in a form that works."""
 
 
 class AzureStore(AzureBlobFileSystem):  # type: ignore[misc]
@@ -22,9 +35,14 @@ class AzureStore(AzureBlobFileSystem):  # type: ignore[misc]
         """Make the client; called by adlfs.
 
         Raises:
-            ValueError: No variable names the account.
+            NoAccountError: Says which variables may name the account.
         """
-        super().do_connect()
+        try:
+            super().do_connect()
+        except ValueError as error:
+            raise NoAccountError(
+                f"az:// has no account: set {ACCOUNT_VARIABLES}; {error}"
+            ) from error
         # By itself it tries four times and sleeps for 15 s and more in between; ours wait, too.
         policy = self.service_client._config.retry_policy
         policy.total_retries = 1

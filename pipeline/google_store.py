@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from aiohttp import ClientTimeout
@@ -12,6 +13,10 @@ from pipeline.pinned_file import ObjectChangedError, PinnedFile
 
 TIMEOUT = ClientTimeout(total=None, sock_connect=10.0, sock_read=30.0)
 """Of a request; gcsfs itself waits for minutes."""
+
+
+# What it logs there, with tracebacks, it raises as well.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 class GoogleStore(GCSFileSystem):  # type: ignore[misc]

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -24,6 +25,10 @@ ELSEWHERE = Holder(token="other", host="elsewhere", pid=1, machine="other boot",
 
 
 every_store = pytest.mark.parametrize("bucket", ["s3", "gs", "az"], indirect=True)
+slowly = partial(pytest.param, marks=pytest.mark.slow)
+every_store_slowly = pytest.mark.parametrize(
+    "bucket", ["s3", slowly("gs"), slowly("az")], indirect=True
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +48,7 @@ def put_lock(folder: ObjectPath, number: int, holder: Holder) -> ObjectPath:
     return path
 
 
-@every_store
+@every_store_slowly
 def test_of_many_who_try_at_once_one_wins(bucket: ObjectPath) -> None:
     together = threading.Barrier(6)
 
@@ -103,7 +108,7 @@ def test_what_a_killed_waiter_leaves_is_the_run_s_own(bucket: ObjectPath) -> Non
     assert [path.name for path in bucket.iterdir()] == [".lock-000004"]
 
 
-@every_store
+@every_store_slowly
 def test_a_silent_holder_is_followed_when_its_time_is_up(bucket: ObjectPath) -> None:
     put_lock(bucket, 3, replace(ELSEWHERE, lease_s=1.5))
     assert is_leased(bucket)
@@ -129,7 +134,7 @@ def test_a_damaged_lock_is_followed_when_its_time_is_up(bucket: ObjectPath) -> N
     assert [path.name for path in bucket.iterdir()] == [".lock-000002"]
 
 
-@every_store
+@every_store_slowly
 def test_a_holder_that_was_followed_stops(bucket: ObjectPath) -> None:
     lost = threading.Event()
     holder = Lease(bucket, lost.set)
