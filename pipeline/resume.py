@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.committed import UnreadableFileError, open_parquet
+from pipeline.object_store import StorageError
 from pipeline.rundir import RunDirectory, write_json_atomic
 from pipeline.table_stream import TableStream, stream_parquet, write_stream_atomic
 
@@ -102,11 +103,14 @@ def load_run_record(run: RunDirectory) -> RunRecord | None:
 
     Raises:
         RunRecordError: The file is no run record, or was changed by hand.
+        StorageError: An object store does not give it, which says nothing about the file.
     """
     try:
         text = run.run_json.read_bytes()
     except FileNotFoundError:
         return None
+    except StorageError:
+        raise
     except OSError as error:
         raise RunRecordError(f"{run.run_json}: cannot be read: {error}; {MEND}") from error
     try:

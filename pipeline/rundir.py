@@ -13,7 +13,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.locks import is_lease_file
+from pipeline.object_store import CONDITIONAL, StorageError
 from pipeline.storage import AnyPath, ObjectPath, as_path, sorted_glob
 
 TEMPORARY_PREFIX = "_tmp-"
@@ -182,7 +183,18 @@ def require_run(run: RunDirectory) -> None:
     if not run.path.is_dir() or not any(path.exists() for path in marks):
         raise NotARunError(
             f"{str(run.path)!r} is no run directory, expected a folder that `texsynth run` made"
+            f"{_missing_bucket(run.path)}"
         )
+
+
+def _missing_bucket(path: AnyPath) -> str:
+    """Words for the end of a message, if the bucket of a URI is not there."""
+    if isinstance(path, ObjectPath) and path.scheme in CONDITIONAL:
+        bucket = ObjectPath(path.parts[0])
+        # Who may not look at all of a bucket may be allowed a folder of it.
+        with suppress(StorageError):
+            return "" if bucket.exists() else f"; there is no {bucket}"
+    return ""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from pipeline.cli import EXIT_FAILED_ROWS
 from pipeline.replay import Replay, load_row, replay_row
 from pipeline.row_comparison import RowComparison
-from pipeline.rundir import RunDirectory
+from pipeline.rundir import RunDirectory, require_run
 from pipeline.storage import as_path
 from pipeline.terminal import visible, visible_lines
 
@@ -40,6 +40,7 @@ def replay(
         as_json: Print one JSON object instead of lines.
     """
     directory = RunDirectory(run)
+    require_run(directory)
     row = load_row(directory, task_id)
     if row["error_type"] in ("ProcessDeathError", "DecoderDeathError"):
         sys.stderr.write("a process died of this task: this one may, too\n")
