@@ -129,6 +129,11 @@ def test_files_are_listed_and_read(hub: type[Hub], tmp_path: Path) -> None:
         assert file.read(4) == b"3456"
     download(picture, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"0123456789"
+    hub.asked.clear()
+    for _ in range(3):
+        with picture.open() as file:
+            file.read()
+    assert hub.asked == {"range": 3}, "the folder is listed once, for all that are read from it"
     # What is committed by others is seen at the next look.
     (hub.folder / "rows.csv").write_text("path\na.png\n")
     (hub.folder / "new").write_bytes(b"")
