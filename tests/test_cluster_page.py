@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 from pathlib import Path
@@ -61,6 +62,16 @@ def test_every_way_to_launch_has_ten_steps() -> None:
     for section in launching:
         steps = re.findall(r"^(\d+)\. ", section, re.M)
         assert steps == [str(number) for number in range(1, 11)]
+
+
+def test_the_policies_are_json_and_the_roles_those_of_the_launch_file() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    policies = re.findall(r"^\w+='(\{.*?\})'$", page, re.M | re.S)
+    assert len(policies) == 3
+    assert all(json.loads(policy)["Statement"] for policy in policies)
+    (made,) = re.findall(r"^for role in (.*); do$", page, re.M)
+    launched = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"IamInstanceProfile: \{ Name: (\S+) \}", launched)) == {*made.split()}
 
 
 @pytest.mark.parametrize("test", re.findall(r"tests/\w+\.py", PAGE.read_text()))

@@ -61,6 +61,19 @@ def test_spot_workers_come_first_and_on_demand_ones_after(prepared: dict[str, An
     assert max(spot["max_workers"], on_demand["max_workers"]) <= prepared["max_workers"]
 
 
+def test_with_roles_no_worker_has_that_of_the_head() -> None:
+    """Which may start machines; workers take all else from its settings."""
+    text = FILE.read_text(encoding="utf-8")
+    filled_in = yaml.safe_load(re.sub(r"# (IamInstanceProfile: \{.*?\})", r"\1", text))
+    types = filled_in["available_node_types"]
+    roles = {
+        name: kind["node_config"]["IamInstanceProfile"]["Name"] for name, kind in types.items()
+    }
+    head = roles.pop(filled_in["head_node_type"])
+    assert head == "texsynth-head"
+    assert set(roles.values()) == {"texsynth-worker"}
+
+
 def test_every_node_installs_the_ray_that_is_tested(prepared: dict[str, Any]) -> None:
     (pinned,) = re.findall(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
     for node in ("head", "worker"):
