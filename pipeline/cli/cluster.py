@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli import EXIT_FAILED_ROWS
-from pipeline.cli.local_path import LocalFile
+from pipeline.cli.places import LocalFile
 from pipeline.cluster.check import CheckPlan, check_cluster
 from pipeline.cluster.launch_file import check_launch_file
 from pipeline.cluster.probe import NodeReport, Outcome

@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 from rich.console import Console
 
-from pipeline.cli.local_path import local_only
+from pipeline.cli.places import local_only
 from pipeline.cli.run import print_outcome
 from pipeline.config import RunConfig
 from pipeline.config_file import load_config

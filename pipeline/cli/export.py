@@ -5,10 +5,10 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
+from pipeline.cli.places import output_place
 from pipeline.export import FormName, export_run
 from pipeline.rundir import RunDirectory
 from pipeline.selection import Selection
-from pipeline.storage import as_path
 
 
 def export(
@@ -40,7 +40,7 @@ def export(
         shard_rows: The most textures in a shard or file of webdataset and hf, 1024 without it.
     """
     selection = Selection(partition=partition, split=split, accepted_only=not all_textures)
-    place = as_path(out)
+    place = output_place(out)
     rows = export_run(
         RunDirectory(run), to, place, selection, shard_rows=shard_rows, overwrite=overwrite
     )

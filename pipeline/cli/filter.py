@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, validators
 from rich.console import Console
 
+from pipeline.cli.places import output_place
 from pipeline.dealt import load_dealt_manifest
 from pipeline.filtering import filter_run, load_own_manifest
 from pipeline.rundir import RunDirectory
-from pipeline.storage import as_path
 from pipeline.terminal import visible
 from pipeline.verify.checks import counted
 
@@ -43,6 +43,7 @@ def filter_(
         allow_outside_root: Let the paths of `against` leave its root.
         accepted: Leave out textures with a fault.
     """
+    place = output_place(out)
     if against is None:
         dealt = load_own_manifest(RunDirectory(run), root=root, partition=partition)
     else:
@@ -50,7 +51,7 @@ def filter_(
             against, root=root, partition=partition, allow_outside_root=allow_outside_root
         )
     with Console(stderr=True).status("reading images"):
-        filtered = filter_run(RunDirectory(run), out, dealt, split=split, accepted_only=accepted)
-    print(visible(f"{counted(filtered.kept, 'texture')} in {as_path(out)}"))
+        filtered = filter_run(RunDirectory(run), place, dealt, split=split, accepted_only=accepted)
+    print(visible(f"{counted(filtered.kept, 'texture')} in {place}"))
     for reason, count in filtered.left_out.items():
         print(f"left out: {counted(count, 'row')} {reason}")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from cyclopts import App, Parameter, validators
 
-from pipeline.cli.local_path import local_only
+from pipeline.cli.places import local_only, output_place
 from pipeline.manifest import (
     JOINT_LABELS,
     demo_manifest,
@@ -19,7 +19,7 @@ from pipeline.manifest import (
     write_manifest,
 )
 from pipeline.reading import OUTSIDE_FLAG, find_escape, leads_outside
-from pipeline.storage import AnyPath, ObjectPath, as_path
+from pipeline.storage import AnyPath, ObjectPath
 
 ImageFolder = Annotated[Path, local_only("images are listed where they lie on a disk")]
 
@@ -49,7 +49,7 @@ def dtd(
         split: Which split of that partition to list.
         download: Fetch the data set (600 MB) if it is not there.
     """
-    place = as_path(out)
+    place = output_place(out)
     file_format = manifest_format(str(place))
     table = dtd_manifest(root, partition=partition, split=split, download=download)
     if file_format == "csv" and JOINT_LABELS in table.column_names:
@@ -68,7 +68,7 @@ def folder(directory: ImageFolder, /, *, out: Path) -> None:
         directory: Folder with images.
         out: Manifest to write, a file or a URI: .csv or .parquet.
     """
-    place = as_path(out)
+    place = output_place(out)
     manifest_format(str(place))
     _write(folder_manifest(directory), directory, place)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 from rich.console import Console
 
-from pipeline.cli.local_path import LocalFile
+from pipeline.cli.places import LocalFile
 from pipeline.config import RunConfig
 from pipeline.config_file import load_config
 from pipeline.measured import MeasuredError, MeasuredSpeed, load_measured

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from pipeline.cli.places import output_place
 from pipeline.named_queries import QUERIES, find_query
 from pipeline.query_output import OutputFormat, write_selection
 from pipeline.sql import QueryError, open_metrics
@@ -38,12 +39,12 @@ def query(
         return 0
     if format == "parquet" and output is None:
         raise QueryError("--format parquet: got no --output, expected a file")
+    place = None if output is None else output_place(output)
     runs, sql = _split(runs_and_sql, named)
     with open_metrics(runs) as database:
         for problem in database.problems:
             sys.stderr.write(visible(f"unreadable: {problem.path}: {problem.reason}") + "\n")
         try:
-            place = None if output is None else as_path(output)
             write_selection(database.select(sql), format, place)
             sys.stdout.flush()
         except BrokenPipeError:

@@ -10,10 +10,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipeline.cli import EXIT_FAILED_ROWS
+from pipeline.cli.places import output_place
 from pipeline.replay import Replay, load_row, replay_row
 from pipeline.row_comparison import RowComparison
 from pipeline.rundir import RunDirectory, require_run
-from pipeline.storage import as_path
 from pipeline.terminal import visible, visible_lines
 
 
@@ -40,12 +40,12 @@ def replay(
         as_json: Print one JSON object instead of lines.
     """
     directory = RunDirectory(run)
+    place = None if out is None else output_place(out)
     require_run(directory)
     row = load_row(directory, task_id)
     if row["error_type"] in ("ProcessDeathError", "DecoderDeathError"):
         sys.stderr.write("a process died of this task: this one may, too\n")
         sys.stderr.flush()
-    place = None if out is None else as_path(out)
     found = replay_row(directory, row, device=device, out=place)
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=2))

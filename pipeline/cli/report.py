@@ -5,9 +5,9 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
+from pipeline.cli.places import output_place
 from pipeline.report import DEFAULT_LIMIT, write_report
 from pipeline.rundir import RunDirectory
-from pipeline.storage import as_path
 
 
 def report(
@@ -26,5 +26,5 @@ def report(
             256 px.
         out: Folder of the page, or its URI; default: `report` in the run directory.
     """
-    place = None if out is None else as_path(out)
+    place = None if out is None else output_place(out)
     print(write_report(RunDirectory(run), limit=limit, out=place))

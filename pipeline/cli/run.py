@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from pipeline.cli import EXIT_FAILED_ROWS
-from pipeline.cli.local_path import LocalFile
+from pipeline.cli.places import LocalFile
 from pipeline.config import RunConfig
 from pipeline.config_file import load_config
 from pipeline.outcome import RunOutcome

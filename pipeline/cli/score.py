@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from pipeline.cli.local_path import LocalFile
+from pipeline.cli.places import LocalFile
 from pipeline.downloads import load_network
 from pipeline.terminal import visible
 from texsynth import (

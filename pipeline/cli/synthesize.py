@@ -7,7 +7,7 @@ import torch
 from cyclopts import Parameter, validators
 from pydantic import ValidationError
 
-from pipeline.cli.local_path import LocalFile, local_only
+from pipeline.cli.places import LocalFile, local_only
 from pipeline.config import RunConfig
 from pipeline.config_file import describe_validation
 from pipeline.downloads import load_network

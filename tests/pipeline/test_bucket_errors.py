@@ -28,6 +28,12 @@ WRITING = (
     "query RUN SELECT-1 --format csv --output PLACE/x.csv",
     "manifest folder PHOTOS --out PLACE/x.csv",
 )
+SOONEST = (
+    *WRITING,
+    "report RUN --out PLACE/x",
+    "filter RUN --out PLACE/x",
+    "replay RUN a --out PLACE/x",
+)
 NOWHERE = "s3://no-such-bucket"
 
 
@@ -122,3 +128,10 @@ def test_without_credentials(call: Call, line: str) -> None:
     said = give(call, line, RUN="s3://bucket/run")
     assert "s3://bucket/run" in said
     assert "NoCredentialsError: Unable to locate credentials" in said
+
+
+@pytest.mark.parametrize("line", SOONEST)
+def test_a_store_that_nothing_is_written_to(call: Call, line: str) -> None:
+    said = give(call, line, RUN="hf://datasets/someone/run", PLACE="hf://datasets/someone/set")
+    assert "hf://datasets/someone/set/x" in said
+    assert "cannot write there: " in said

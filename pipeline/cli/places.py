@@ -1,4 +1,4 @@
-"""Arguments that must be local paths."""
+"""Arguments that name places: those that must be local paths, and those that are written to."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pipeline.storage import ObjectPath, RemotePathError, as_path
+from pipeline.storage import AnyPath, ObjectPath, RemotePathError, as_path
 
 
 def local_only(reason: str) -> Parameter:
@@ -23,6 +23,18 @@ def _refuse_uri(reason: str) -> Callable[[Any, Any], None]:
                 raise RemotePathError(f"{place.uri!r} is a URI, expected a local path: {reason}")
 
     return validate
+
+
+def output_place(given: Path) -> AnyPath:
+    """The file, folder or URI that an argument names, once it is known that it can be written to.
+
+    Raises:
+        StorageError: Nothing is written to stores of this kind.
+    """
+    place = as_path(given)
+    if isinstance(place, ObjectPath):
+        place.require_writable()
+    return place
 
 
 LocalFile = Annotated[Path, local_only("this file is read from a disk")]
