@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from texsynth.checkpoints import (
@@ -204,7 +204,8 @@ def _load_hed() -> dict[str, Tensor]:
 def _save_atomic(tensors: Mapping[str, Tensor], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".convert-") as scratch:
         unfinished = Path(scratch) / path.name
-        save_file(dict(tensors), unfinished)
+        # Not `save_file`, whose files nobody else may read: a cache is shared, as with a container.
+        unfinished.write_bytes(save(dict(tensors)))
         unfinished.replace(path)
 
 

