@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from rich.console import Console
+from torch.utils.data import DataLoader
 
+from pipeline import StreamedTextures, SyntheticTextures
 from pipeline.config import RunConfig
 from pipeline.manifest import load_manifest
 from pipeline.object_store import open_filesystem
@@ -190,6 +192,28 @@ def test_pictures_of_a_replay_are_objects(
     with Image.open(io.BytesIO((bucket / "seen" / "stored.png").read_bytes())) as picture:
         assert picture.tobytes() == stored.tobytes()
     assert list_names(bucket) == {f"seen/{n}.png" for n in ("exemplar", "stored", "replayed")}
+
+
+def test_weights_are_fetched_from_a_bucket(place: ObjectPath, call: Call, tmp_path: Path) -> None:
+    code, said, err = call("weights", "get", place / "w.safetensors")
+    assert (code, err) == (0, "")
+    assert said.startswith("w.safetensors: vgg19, ")
+    picture = tmp_path / "a.png"
+    picture.write_bytes((place / "a.png").read_bytes())
+    words = ("--weights", place / "w.safetensors", "--size", "32", "--evaluations", "2")
+    assert call("synthesize", picture, "--out", tmp_path / "out", *words)[0] == 0
+    assert (tmp_path / "out" / "synth_a.png").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_textures_are_loaded_from_a_bucket(place: ObjectPath) -> None:
+    textures = SyntheticTextures(f"{place}/run")
+    stored = load_images(RunDirectory(place / "run"), ["a-c0-v0", "b-c0-v0"])
+    assert [image.tobytes() for image, _ in textures] == [i.tobytes() for i in stored.values()]
+    streamed = StreamedTextures(f"{place}/run", transform=np.array)
+    loaded = DataLoader(streamed, batch_size=None, num_workers=2)
+    found = {np.asarray(image).tobytes() for image, _ in loaded}
+    assert found == {image.tobytes() for image in stored.values()}
 
 
 def test_a_manifest_is_an_object(bucket: ObjectPath, call: Call, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from pipeline.export.names import WORK
 from pipeline.filtering import FilterError, filter_run
 from pipeline.folder_lock import hold_folder
 from pipeline.manifest import load_manifest, write_manifest
-from pipeline.object_tree import list_names, move_tree, remove_tree
+from pipeline.object_tree import list_names
 from pipeline.query import load_metrics
 from pipeline.rundir import RunDirectory
 from pipeline.selection import Selection
 from pipeline.shards import commit_rows
-from pipeline.storage import AnyPath, ObjectPath, lies_in
+from pipeline.storage import AnyPath, ObjectPath
 
 EVERYTHING = Selection(accepted_only=False)
 Export = Callable[..., None]
@@ -259,30 +259,3 @@ def test_a_filter_that_fails_leaves_nothing(
     assert list_names(bucket) == set()
     with pytest.raises(FilterError, match="is a whole bucket, expected a folder in it"):
         filter_run(pictures_run[0], bucket, dealt)
-
-
-@pytest.mark.parametrize("copying", [("s3",), ()], ids=["by-the-store", "by-hand"])
-def test_trees_are_moved_and_removed(
-    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch, copying: tuple[str, ...]
-) -> None:
-    monkeypatch.setattr("pipeline.object_tree.COPYING", copying)
-    for name in ("a/1", "a/b/2", "ab", "c"):
-        (bucket / name).write_bytes(name.encode())
-    move_tree(bucket / "a", bucket / "x" / "y")
-    move_tree(bucket / "c", bucket / "d")
-    moved = {"x/y/1": b"a/1", "x/y/b/2": b"a/b/2", "ab": b"ab", "d": b"c"}
-    assert contents(bucket) == moved
-    move_tree(bucket / "a", bucket / "z")
-    remove_tree(bucket / "x")
-    remove_tree(bucket / "d")
-    assert contents(bucket) == {"ab": b"ab"}
-
-
-def test_what_lies_in_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "run")
-    run = ObjectPath("s3://bucket/run")
-    assert lies_in(run / "a", run)
-    assert lies_in(run, run)
-    assert lies_in(tmp_path / "link" / "a", tmp_path / "run")
-    for other in (ObjectPath("s3://bucket/run2"), ObjectPath("gs://bucket/run/a"), tmp_path):
-        assert not lies_in(other, run)

@@ -25,6 +25,7 @@ from pipeline.storage import (
     RemotePathError,
     as_path,
     is_uri,
+    lies_in,
     local_copy,
     require_local,
     sorted_glob,
@@ -66,6 +67,16 @@ def test_a_uri_is_no_local_path() -> None:
     assert not is_uri("ftp://host/a")
     with pytest.raises(RemotePathError, match=r"--out is 's3://bucket/a', expected a local path"):
         require_local(ObjectPath("s3://bucket/a"), "--out")
+
+
+def test_what_lies_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    run = ObjectPath("s3://bucket/run")
+    assert lies_in(run / "a", run)
+    assert lies_in(run, run)
+    assert lies_in(tmp_path / "link" / "a", tmp_path / "run")
+    for other in (ObjectPath("s3://bucket/run2"), ObjectPath("gs://bucket/run/a"), tmp_path):
+        assert not lies_in(other, run)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
