@@ -75,7 +75,8 @@ def load_prices(given: str) -> tuple[Price, ...]:
     path = Path(given)
     if not path.is_file():
         raise PriceError(
-            f"price is {given!r}, expected USD per device hour, such as 1.25, or a YAML file"
+            f"price is {given!r}, expected USD per device hour, such as 1.25, or a YAML file, and "
+            "there is no such file"
         )
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))

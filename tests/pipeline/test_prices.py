@@ -54,7 +54,10 @@ def test_a_table_with_something_else_is_refused(tmp_path: Path, text: str, messa
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PriceError, match=r"expected USD per device hour, such as 1\.25, or a YAML"):
+    with pytest.raises(
+        PriceError,
+        match=r"expected USD per device hour, such as 1\.25, or a YAML file, and there is no",
+    ):
         load_prices(str(tmp_path / "absent.yaml"))
 
 
