@@ -229,8 +229,11 @@ def find_free_port() -> int:
 
 @pytest.fixture
 def bucket(request: pytest.FixtureRequest) -> ObjectPath:
-    """An empty bucket or container of this test alone; the parameter says of which store, or S3."""
-    scheme = getattr(request, "param", "s3")
+    """An empty bucket or container of this test alone.
+
+    The parameter says of which store, else the variable TEXSYNTH_TEST_STORE does; else it is S3.
+    """
+    scheme = getattr(request, "param", os.environ.get("TEXSYNTH_TEST_STORE", "s3"))
     request.getfixturevalue(f"{scheme}_server")
     name = f"test-{secrets.token_hex(6)}"
     open_filesystem(scheme).mkdir(name)

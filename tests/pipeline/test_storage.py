@@ -205,7 +205,8 @@ def test_a_store_that_fails_damages_no_file(
         raise OSError("no line")
 
     monkeypatch.setattr("pipeline.object_store.FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr("s3fs.core.S3File._fetch_range", fail)
+    with path.open() as file:
+        monkeypatch.setattr(type(file._file), "_fetch_range", fail)
     failed = pytest.raises(StorageError, match=r"rows\.parquet.*after 6 attempts.*no line")
     with failed, open_parquet(path) as file:
         file.read()
