@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -34,6 +35,8 @@ class MeteredActor(SynthesisActor):
         # Entered by a signal handler, too, in the thread that may be in it.
         self._changing = threading.RLock()
         self._leave_watch = LeaveWatch(self.leave) if more.get("watched") else None
+        if self._leave_watch:
+            atexit.register(_close_stderr)
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
         """As `SynthesisActor`; does not return if the actor is to leave."""
@@ -91,3 +94,13 @@ class MeteredActor(SynthesisActor):
             self.close()
         finally:
             os._exit(EXIT_LEFT)
+
+
+def _close_stderr() -> None:
+    """When Python has ended, DuckDB 2.0 has a page to say of its objects that are alive then.
+
+    The driver would print it for every actor that an elastic pool no longer needs.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)

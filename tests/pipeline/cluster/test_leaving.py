@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,6 +123,33 @@ def test_under_ray_the_process_ends_and_the_log_names_the_tasks(
     assert (told["event"], told["tasks"]) == ("block", 1)
     assert (left["event"], left["reason"]) == ("actor_left", "node 7 is being drained")
     assert left["tasks"] == ["b-c0-v0", "c-c0-v0"]
+
+
+ENDING = """
+import atexit, os
+from pipeline.cluster import metered_actor
+os.write(2, b"before")
+atexit.register(os.write, 2, b"after")
+atexit.register(metered_actor._close_stderr)
+"""
+
+
+def test_what_bindings_say_when_python_ends_is_not_shown() -> None:
+    ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, timeout=100)
+    assert (ended.returncode, ended.stderr) == (0, b"before")
+
+
+def test_an_actor_of_a_cluster_ends_without_words(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[Any] = []
+    monkeypatch.setattr(SynthesisActor, "__init__", lambda self, *_, **more: None)
+    monkeypatch.setattr(SynthesisActor, "_run", run, raising=False)
+    monkeypatch.setattr(metered_actor, "ActorMetrics", lambda name: Silent())
+    monkeypatch.setattr(metered_actor, "LeaveWatch", lambda leave: object())
+    monkeypatch.setattr(metered_actor.atexit, "register", registered.append)
+    metered_actor.MeteredActor(watched=True)
+    assert registered == [metered_actor._close_stderr]
 
 
 def test_a_disk_that_takes_nothing_does_not_keep_it_from_ending(
