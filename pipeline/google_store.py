@@ -14,7 +14,6 @@ from pipeline.pinned_file import ObjectChangedError, PinnedFile
 TIMEOUT = ClientTimeout(total=None, sock_connect=10.0, sock_read=30.0)
 """Of a request; gcsfs itself waits for minutes."""
 
-
 # What it logs there, with tracebacks, it raises as well.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
