@@ -46,7 +46,8 @@ def find_file_problems(run: RunDirectory, *, held: bool) -> list[FileProblem]:
 
 
 def _problems_of_root(run: RunDirectory) -> Iterator[FileProblem]:
-    folders = {*run.folders(), run.report}
+    # A log in parts is of a run that was copied from an object store.
+    folders = {*run.folders(), run.log_parts, run.report}
     for path in _list(run.path):
         if isinstance(path, FileProblem):
             yield path

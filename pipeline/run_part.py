@@ -21,7 +21,7 @@ from pipeline.compaction import GATHERED_ROWS
 from pipeline.finalize import finalize
 from pipeline.folder_lock import FolderBusyError, hold_folder
 from pipeline.object_tree import remove_tree
-from pipeline.resume import RunRecord, write_run_record, write_tasks
+from pipeline.resume import RunRecord, load_run_record, write_run_record, write_tasks
 from pipeline.rundir import TEMPORARY_PREFIX, RunDirectory, sync
 from pipeline.shards import commit_rows
 from pipeline.storage import AnyPath, ObjectPath
@@ -74,10 +74,16 @@ def refuse_taken(out: AnyPath) -> None:
     if isinstance(out, ObjectPath):
         if out.parent == out:
             raise FilterError(f"out '{out}' is a whole bucket, expected a folder in it")
-        if (_place_beside(out) / UNFINISHED).exists():
+        if (_place_beside(out) / UNFINISHED).exists() and _is_part(out):
             return
     if out.exists() or out.is_symlink():
         raise FilterError(f"out '{out}' is there already, expected a path where nothing is")
+
+
+def _is_part(out: ObjectPath) -> bool:
+    """Whether what is there was written by a filter, which begins with `run.json`."""
+    record = load_run_record(RunDirectory(out))
+    return record is not None and record.filtered is not None
 
 
 def _place_beside(out: AnyPath) -> AnyPath:

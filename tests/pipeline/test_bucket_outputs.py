@@ -243,8 +243,13 @@ def test_what_a_killed_filter_has_left_is_replaced_by_the_next(
     assert load_metrics(RunDirectory(out)).equals(load_metrics(tmp_path / "part"))
     assert list_names(out) == list_names(tmp_path / "part") - {".lock"}
     assert {path.name for path in bucket.iterdir()} == {"part"}
-    with pytest.raises(FilterError, match="is there already"):
-        filter_run(run, out, dealt)
+    # One that was killed before it wrote anything, and then a run in its place.
+    (bucket / "_tmp-other" / "unfinished").touch()
+    (bucket / "other" / "run.json").write_bytes((run.path / "run.json").read_bytes())
+    for place in (out, bucket / "other"):
+        with pytest.raises(FilterError, match="is there already"):
+            filter_run(run, place, dealt)
+    assert list_names(bucket / "other") == {"run.json"}
 
 
 def test_a_filter_that_fails_leaves_nothing(
