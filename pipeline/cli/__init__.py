@@ -1,10 +1,12 @@
 """The command line: `texsynth COMMAND`.
 
 Exit codes: 0 all done, 2 bad usage, refused, or broken off by an error, 3 finished with failed
-rows, 130 or 143 stopped by Ctrl-C or SIGTERM.
+rows, 130 or 143 stopped by Ctrl-C or SIGTERM, 141 its output no longer read, as by `head`.
 Commands are imported when they are called, so that `--help` waits for nothing.
 """
 
+import os
+import select
 import signal
 import sys
 from importlib import metadata
@@ -20,6 +22,9 @@ from pipeline.terminal import visible_lines
 bound_spinning()
 
 EXIT_USAGE, EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 3, 130, 143
+EXIT_PIPE = 141
+"""As a shell has it for SIGPIPE, of which Python makes an error."""
+STDOUT = 1
 
 
 class _TerminatedError(KeyboardInterrupt):
@@ -153,12 +158,24 @@ def main() -> None:
         sys.stderr.write(f"error: {_describe_usage(error)}\n")
         sys.exit(EXIT_USAGE)
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            sys.exit(EXIT_PIPE)
         if not _can_be_mended(error):
             raise
         sys.stderr.write(f"error: {visible_lines(str(error))}\n")
         sys.exit(EXIT_USAGE)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _reader_has_gone() -> bool:
+    """Whether it is our own output that nobody reads; Python shall not complain of it again."""
+    output = select.poll()
+    output.register(STDOUT, 0)
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return True
 
 
 def _can_be_mended(error: ValueError | OSError) -> bool:

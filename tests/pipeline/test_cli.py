@@ -32,6 +32,20 @@ def quick(weights_file: Path) -> list[str]:
     return options.split()
 
 
+@pytest.mark.parametrize("read", [True, False])
+def test_output_that_is_no_longer_read_is_no_error(read: bool) -> None:
+    """As by `head`: no message, and the exit code of a process that SIGPIPE ends."""
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "config", "show"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        text = process.stdout.read() if read else b""
+        process.stdout.close()
+        complaint = process.stderr.read()
+        code = process.wait(60)
+    assert (code, bool(text), complaint) == ((0, True, b"") if read else (141, False, b""))
+
+
 @pytest.mark.parametrize(
     "command", ["run", "plan", "replay", "synthesize", "report", "manifest", "demo"]
 )
