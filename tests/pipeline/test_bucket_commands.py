@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import secrets
 from collections.abc import Callable
@@ -37,11 +38,13 @@ NOWHERE = "s3://no-such-bucket/x"
 
 
 @pytest.fixture(scope="module")
-def place(s3_server: str, weights_file: Path, one_thread: None) -> ObjectPath:
+def place(request: pytest.FixtureRequest, weights_file: Path, one_thread: None) -> ObjectPath:
     """A bucket with manifest, images, weights and a finished run of a, b and a broken e."""
+    scheme = os.environ.get("TEXSYNTH_TEST_STORE", "s3")
+    request.getfixturevalue(f"{scheme}_server")
     name = f"made-{secrets.token_hex(6)}"
-    open_filesystem("s3").mkdir(name)
-    bucket = ObjectPath(f"s3://{name}")
+    open_filesystem(scheme).mkdir(name)
+    bucket = ObjectPath(f"{scheme}://{name}")
     lines = ["exemplar_id,path,category,split,split_2"]
     for number, (exemplar, splits) in enumerate(SPLITS.items()):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)

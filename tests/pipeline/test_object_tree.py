@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.object_tree import list_names, list_tree, move_tree, remove_tree, upload_tree
+from pipeline.object_tree import COPYING, list_names, list_tree, move_tree, remove_tree, upload_tree
 from pipeline.storage import ObjectPath
 
 
@@ -32,7 +32,7 @@ def test_a_tree_is_put_its_last_file_after_all_others(
     assert sorted(map(str, list_tree(bucket))) == sorted(put)
 
 
-@pytest.mark.parametrize("copying", [("s3",), ()], ids=["by-the-store", "by-hand"])
+@pytest.mark.parametrize("copying", [COPYING, ()], ids=["by-the-store", "by-hand"])
 def test_trees_are_moved_and_removed(
     bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch, copying: tuple[str, ...]
 ) -> None:
