@@ -121,6 +121,16 @@ def test_a_broken_off_write_leaves_no_object(bucket: ObjectPath) -> None:
 
 
 @every_store
+def test_neighbours_whose_names_begin_alike_are_not_listed(bucket: ObjectPath) -> None:
+    for name in ("run/a", "run/deep/b", "run/deep/er/c", "run2/a", "runaway", "ru"):
+        (bucket / name).write_bytes(b"")
+    found = [path.uri.removeprefix(f"{bucket}/") for path in (bucket / "run").iterdir()]
+    assert found == ["run/a", "run/deep"]
+    assert [path.is_dir() for path in (bucket / "run").iterdir()] == [False, True]
+    assert not (bucket / "r").exists()
+
+
+@every_store
 def test_a_new_object_takes_the_place_of_none(bucket: ObjectPath) -> None:
     (bucket / "a").write_bytes(b"first", new=True)
     begun = time.monotonic()

@@ -58,7 +58,7 @@ PARTS = {"s3": r"^PUT .*partNumber=", "gs": r"^POST .*upload_id=", "az": r"^PUT 
 PART_OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"chunksize": 5 * 2**20},
     "gs": {"chunksize": 5 * 2**20},
-    "az": {},
+    "az": {"max_concurrency": 1},
 }
 
 slowly = partial(pytest.param, marks=pytest.mark.slow)
