@@ -19,7 +19,9 @@ from texsynth.sensitivity import measuring_cost
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/cluster.md"
 PAGES = (PAGE, ROOT / "cluster.yaml", ROOT / "deploy/Dockerfile", ROOT / "deploy/runtime_env.yaml")
-COMMAND = re.compile(r"\btexsynth ((?:run|plan|status|failures|cluster check) [^`'\n]*)")
+COMMAND = re.compile(
+    r"\btexsynth ((?:run|plan|status|failures|cluster check|manifest (?:folder|dtd)) [^`'\n]*)"
+)
 INLINE = re.compile(r"(?<!`)`(?!`)[^`]+`(?!`)")
 
 PLACEHOLDERS = {"MANIFEST": "m.csv", "P": "1.00", "S": "0.01", "N": "250"}
