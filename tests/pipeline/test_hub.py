@@ -1,7 +1,7 @@
 """`hf://` is read from, through a stand-in of ours for the few addresses of the Hub that this asks.
 
-What it answers follows what `huggingface_hub` sends and expects; it knows one branch, no large-file
-storage, and nobody's rights.
+What it answers follows what `huggingface_hub` sends and expects; it knows one state by two
+names, no large-file storage, and nobody's rights.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pipeline.object_store import StorageError, open_filesystem
 from pipeline.storage import ObjectPath, download
 
 REPOSITORY = "datasets/someone/textures"
+COMMIT = "(?:main|0123abc)"
 HOME = ObjectPath(f"hf://{REPOSITORY}")
 
 Call = Callable[..., tuple[int, str, str]]
@@ -37,11 +38,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         place = unquote(urlsplit(self.path).path)
-        if found := re.fullmatch(rf"/api/{REPOSITORY}(/revision/main)?", place):
+        if found := re.fullmatch(rf"/api/{REPOSITORY}(/revision/{COMMIT})?", place):
             self._answer(json.dumps({"id": REPOSITORY.partition("/")[2]}).encode(), "information")
-        elif found := re.fullmatch(rf"/api/{REPOSITORY}/tree/main/?(.*)", place):
+        elif found := re.fullmatch(rf"/api/{REPOSITORY}/tree/{COMMIT}/?(.*)", place):
             self._list(found[1])
-        elif found := re.fullmatch(rf"/{REPOSITORY}/resolve/main/(.+)", place):
+        elif found := re.fullmatch(rf"/{REPOSITORY}/resolve/{COMMIT}/(.+)", place):
             self._read(self.folder / found[1])
         else:
             self._refuse("RepoNotFound")
@@ -134,6 +135,9 @@ def test_files_are_listed_and_read(hub: type[Hub], tmp_path: Path) -> None:
         with picture.open() as file:
             file.read()
     assert hub.asked == {"range": 3}, "the folder is listed once, for all that are read from it"
+    pinned = ObjectPath(f"{HOME}@0123abc")
+    assert (pinned / "images" / "a.png").read_bytes() == b"0123456789"
+    assert [path.uri for path in pinned.iterdir()] == [f"{pinned}/images", f"{pinned}/rows.csv"]
     # What is committed by others is seen at the next look.
     (hub.folder / "rows.csv").write_text("path\na.png\n")
     (hub.folder / "new").write_bytes(b"")
