@@ -10,6 +10,7 @@ whose copying is a matter of bandwidth. Each finalize runs in a process of its o
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import tempfile
@@ -22,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import pipeline.side_by_side
 from benchmarks.environment import describe_environment
 from benchmarks.start_up import GIB, exemplar_batches, make_rows, peak_bytes
 from pipeline.finalize import finalize
@@ -29,6 +31,7 @@ from pipeline.resume import write_tasks
 from pipeline.rundir import RunDirectory
 from pipeline.schema import row_schema
 from pipeline.shards import commit_rows
+from pipeline.side_by_side import LOCAL_THREADS
 from pipeline.tasks import expand_tasks
 from texsynth.copies import LAYOUT_SIDE
 
@@ -61,13 +64,14 @@ def write_shards(run: RunDirectory, rows: int, rows_per_shard: int, *, shuffled:
         commit_rows(run, part.set_column(place, schema.field(place), column))
 
 
-def measure(run: RunDirectory) -> Finalizing:
+def measure(run: RunDirectory, threads: int) -> Finalizing:
     """Finalize in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(_finalize, Path(str(run.path))).result()
+        return process.submit(_finalize, Path(str(run.path)), threads).result()
 
 
-def _finalize(path: Path) -> Finalizing:
+def _finalize(path: Path, threads: int) -> Finalizing:
+    pipeline.side_by_side.LOCAL_THREADS = threads
     run = RunDirectory(path)
     task_ids = pq.read_table(str(run.tasks), columns=["task_id"])["task_id"]
     base_bytes = peak_bytes()
@@ -89,6 +93,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--shuffled-rows", type=int, nargs="*", default=[5_000])
     parser.add_argument("--rows-per-shard", type=int, default=32)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, LOCAL_THREADS])
     arguments = parser.parse_args()
     print("\n".join(describe_environment()))
     print(f"* load when it began: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
@@ -96,24 +101,26 @@ def main() -> None:
     columns = (
         "rows",
         "order",
+        "threads",
         "seconds",
         "CPU s",
         "CPU ms/row",
         "peak GiB",
         "of it per row, bytes",
     )
-    print(f"| {' | '.join(columns)} |\n| ---: | --- |{' ---: |' * 5}")
+    print(f"| {' | '.join(columns)} |\n| ---: | --- |{' ---: |' * 6}")
     orders = [(rows, False) for rows in arguments.rows]
     orders += [(rows, True) for rows in arguments.shuffled_rows]
-    for rows, shuffled in orders:
+    for (rows, shuffled), threads in itertools.product(orders, arguments.threads):
         with tempfile.TemporaryDirectory() as folder:
             run = RunDirectory(Path(folder))
             run.create()
             write_shards(run, rows, arguments.rows_per_shard, shuffled=shuffled)
-            done = measure(run)
+            done = measure(run, threads)
         cells = [
             f"{rows:,}",
             "shuffled" if shuffled else "sorted",
+            str(threads),
             f"{done.seconds:.1f}",
             f"{done.cpu_s:.1f}",
             f"{1e3 * done.cpu_s / rows:.2f}",
