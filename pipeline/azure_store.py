@@ -54,7 +54,10 @@ class AzureStore(AzureBlobFileSystem):  # type: ignore[misc]
         prefix = f"{name.rstrip('/')}/" if name else ""
         async with self.service_client.get_container_client(container) as client:
             pages = client.walk_blobs(name_starts_with=prefix, include=["metadata"])
-            entries = await self._details([found async for found in pages])
+            try:
+                entries = await self._details([found async for found in pages])
+            except ResourceNotFoundError as error:
+                raise FileNotFoundError(path) from error
         if not entries:
             raise FileNotFoundError(path)
         return entries if detail else [entry["name"] for entry in entries]

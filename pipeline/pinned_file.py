@@ -13,10 +13,15 @@ class PinnedFile(AbstractBufferedFile):  # type: ignore[misc]
     """Reads through the file system's `read_range(path, details, start, end)`, which it must have.
 
     Raises:
-        FileNotFoundError: There is no such object.
+        FileNotFoundError: There is no such object, or in a later read none any more.
         ObjectChangedError: In a later read: another version has taken its place.
     """
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        data: bytes = self.fs.read_range(self.path, self.details, start, end)
+        try:
+            data: bytes = self.fs.read_range(self.path, self.details, start, end)
+        except ObjectChangedError:
+            # Who reads a run looks again where a finalize has removed a file: this raises then.
+            self.fs.info(self.path)
+            raise
         return data

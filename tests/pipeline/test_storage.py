@@ -174,6 +174,17 @@ def test_a_reader_does_not_mix_two_versions(bucket: ObjectPath) -> None:
 
 
 @every_store
+def test_a_reader_is_told_of_an_object_that_was_removed(bucket: ObjectPath) -> None:
+    """By which a reader of a run knows that a finalize has overtaken it, and looks again."""
+    (bucket / "a").write_bytes(b"first version")
+    with (bucket / "a").open() as file:
+        assert file.read(5) == b"first"
+        (bucket / "a").unlink()
+        with pytest.raises(FileNotFoundError, match="no such object"):
+            file.read(8)
+
+
+@every_store
 def test_a_bucket_that_is_not_there_is_named(bucket: ObjectPath, tmp_path: Path) -> None:
     folder = ObjectPath(f"{bucket.scheme}://no-such-bucket/run")
     assert list(folder.iterdir()) == []
