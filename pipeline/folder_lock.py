@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from filelock import FileLock, Timeout
@@ -18,20 +18,23 @@ class FolderBusyError(Exception):
 
 
 @contextmanager
-def hold_folder(folder: AnyPath, name: str) -> Iterator[None]:
+def hold_folder(folder: AnyPath, name: str) -> Iterator[Callable[[], bool]]:
     """Be the only process that works in a folder, which is made if need be.
 
     Args:
         folder: The folder; in an object store the lock is a lease, of which nothing is left.
         name: Of the lock's file in it, where that is a local one.
 
+    Yields:
+        What tells whether that is so still; of a lease it asks the store.
+
     Raises:
         FolderBusyError: Another process does.
         LeaseLostError: Another process has taken the lease over meanwhile.
     """
     if isinstance(folder, ObjectPath):
-        with _leased(folder):
-            yield
+        with _leased(folder) as lease:
+            yield lease.is_held
         return
     lock = FileLock(folder / name, timeout=LOCK_SECONDS)
     try:
@@ -43,18 +46,18 @@ def hold_folder(folder: AnyPath, name: str) -> Iterator[None]:
     except Timeout as error:
         raise FolderBusyError(f"'{folder}' is locked") from error
     try:
-        yield
+        yield lambda: True
     finally:
         lock.release()
 
 
 @contextmanager
-def _leased(folder: ObjectPath) -> Iterator[None]:
+def _leased(folder: ObjectPath) -> Iterator[Lease]:
     try:
         lease = Lease(folder)
     except LeaseHeldError as error:
         raise FolderBusyError(f"'{folder}' is locked") from error
     try:
-        yield
+        yield lease
     finally:
         lease.close(forget=True)

@@ -111,6 +111,13 @@ class Lease:
             # What was to be done is done; the lock becomes stale by itself.
             logger.warning("%s: the lock was not let go: %s", self._folder, error)
 
+    def is_held(self) -> bool:
+        """Whether nobody has followed, as the store says now; not where it does not answer."""
+        try:
+            return not self._lost and self._is_newest()
+        except StorageError:
+            return False
+
     def _take(self) -> int:
         while True:
             newest = find_newest(self._folder)
@@ -181,13 +188,16 @@ class Lease:
 
     def _renew(self) -> None:
         begun_at = time.monotonic()
-        number, holder = find_newest(self._folder) or (self._number, None)
-        others = holder is not None and holder.token != self._holder.token
-        if number > self._number or others:
-            raise LeaseLostError("another process has taken it over")
+        if not self._is_newest():
+            raise LeaseLostError("another process has taken it over, or removed it")
         self._holder = replace(self._holder, renewals=self._holder.renewals + 1)
         lock_path(self._folder, self._number).write_bytes(self._holder.to_bytes())
         self._renewed_at = begun_at
+
+    def _is_newest(self) -> bool:
+        # Where there is none any more, who has followed may have let go and forgotten its own.
+        number, holder = find_newest(self._folder) or (0, None)
+        return number == self._number and (holder is None or holder.token == self._holder.token)
 
 
 def is_leased(folder: ObjectPath) -> bool:

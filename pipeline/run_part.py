@@ -9,7 +9,7 @@ next one.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from pipeline.committed import Scan, UnreadableFileError, read_from_scan, read_r
 from pipeline.compaction import GATHERED_ROWS
 from pipeline.finalize import finalize
 from pipeline.folder_lock import FolderBusyError, hold_folder
-from pipeline.object_tree import remove_tree
+from pipeline.object_tree import list_tree
 from pipeline.resume import RunRecord, load_run_record, write_run_record, write_tasks
 from pipeline.rundir import TEMPORARY_PREFIX, RunDirectory, sync
 from pipeline.shards import commit_rows
+from pipeline.side_by_side import remove_side_by_side
 from pipeline.storage import AnyPath, ObjectPath
 
 UNFINISHED = "unfinished"
@@ -53,7 +54,7 @@ def write_part(
         OSError: The disk is full, or the like; nothing is left at `out`.
     """
     split = record.config["split"]
-    with _alone(out) as beside, _built(out, beside) as folder:
+    with _alone(out) as is_alone, _built(out, is_alone) as folder:
         building = RunDirectory(folder)
         building.create()
         write_run_record(building, record)
@@ -91,30 +92,32 @@ def _place_beside(out: AnyPath) -> AnyPath:
 
 
 @contextmanager
-def _alone(out: AnyPath) -> Iterator[AnyPath]:
-    """Be the only process that writes to a place; gives the one beside it."""
-    beside = _place_beside(out)
+def _alone(out: AnyPath) -> Iterator[Callable[[], bool]]:
+    """Be the only process that writes to a place; gives what tells whether that is so still."""
     try:
-        with hold_folder(beside, LOCK):
-            yield beside
+        with hold_folder(_place_beside(out), LOCK) as is_alone:
+            yield is_alone
     except FolderBusyError as error:
         raise FilterError(f"out '{out}': another process writes it") from error
 
 
 @contextmanager
-def _built(out: AnyPath, beside: AnyPath) -> Iterator[AnyPath]:
+def _built(out: AnyPath, is_alone: Callable[[], bool]) -> Iterator[AnyPath]:
     """Give a folder to fill, which is `out` at the end, and gone after an error."""
+    beside = _place_beside(out)
     if isinstance(out, ObjectPath) and isinstance(beside, ObjectPath):
         mark = beside / UNFINISHED
         refuse_taken(out)
         if mark.exists():
-            remove_tree(out)
+            _remove_part(out)
         mark.touch()
         try:
             yield out
         except BaseException:
-            remove_tree(out)
-            mark.unlink()
+            # What another process has begun in this place meanwhile is not ours to remove.
+            if is_alone():
+                _remove_part(out)
+                mark.unlink()
             raise
         mark.unlink()
     elif isinstance(out, Path) and isinstance(beside, Path):
@@ -127,6 +130,13 @@ def _built(out: AnyPath, beside: AnyPath) -> Iterator[AnyPath]:
             shutil.rmtree(beside, ignore_errors=True)
             raise
         sync(out.parent)
+
+
+def _remove_part(out: ObjectPath) -> None:
+    """Remove what a filter has written, last that by which it is known."""
+    known_by = RunDirectory(out).run_json
+    remove_side_by_side([path for path in list_tree(out) if path != known_by])
+    known_by.unlink(missing_ok=True)
 
 
 def _empty(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipeline.export import FORMS, ExportError, FormName, export_run, loose
 from pipeline.export.names import WORK
 from pipeline.filtering import FilterError, filter_run
 from pipeline.folder_lock import hold_folder
+from pipeline.lease import LeaseLostError
+from pipeline.locks import Holder
 from pipeline.manifest import load_manifest, write_manifest
 from pipeline.object_tree import list_names
 from pipeline.query import load_metrics
@@ -250,6 +253,45 @@ def test_what_a_killed_filter_has_left_is_replaced_by_the_next(
         with pytest.raises(FilterError, match="is there already"):
             filter_run(run, place, dealt)
     assert list_names(bucket / "other") == {"run.json"}
+
+
+def test_a_filter_that_is_killed_while_it_removes_a_killed_one_s_is_followed(
+    pictures_run: tuple[RunDirectory, Path],
+    dealt: DealtManifest,
+    bucket: ObjectPath,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, _ = pictures_run
+    out = bucket / "part"
+    with killed_at(monkeypatch, 4), pytest.raises(KilledError):
+        filter_run(run, out, dealt)
+    left = list_names(out)
+    with killed_at(monkeypatch, 1), pytest.raises(KilledError):
+        filter_run(run, out, dealt)
+    assert list_names(out) < left
+    assert filter_run(run, out, dealt, split="val").kept == 2
+
+
+def test_a_filter_that_was_followed_leaves_the_other_one_s_files_alone(
+    pictures_run: tuple[RunDirectory, Path],
+    dealt: DealtManifest,
+    bucket: ObjectPath,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline.lease, "LEASE_SECONDS", 3.0)
+    follower = Holder(token="other", host="elsewhere", pid=1, machine="", lease_s=60.0)
+
+    def be_followed(*_: Any) -> None:
+        # It has begun anew in the same place.
+        (bucket / "part" / "run.json").write_bytes(b"theirs")
+        (bucket / "_tmp-part" / ".lock-000002").write_bytes(follower.to_bytes())
+        time.sleep(30)
+
+    monkeypatch.setattr("pipeline.run_part.finalize", be_followed)
+    with pytest.raises(LeaseLostError, match="another process has taken it over"):
+        filter_run(pictures_run[0], bucket / "part", dealt)
+    assert (bucket / "part" / "run.json").read_bytes() == b"theirs"
+    assert (bucket / "_tmp-part" / "unfinished").exists()
 
 
 def test_a_filter_that_fails_leaves_nothing(

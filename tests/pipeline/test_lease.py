@@ -134,6 +134,22 @@ def test_a_damaged_lock_is_followed_when_its_time_is_up(bucket: ObjectPath) -> N
     assert [path.name for path in bucket.iterdir()] == [".lock-000002"]
 
 
+def test_a_holder_whose_lock_is_gone_stops(bucket: ObjectPath) -> None:
+    """Who has followed it while it was away, and has let go, may have left no lock behind."""
+    lost = threading.Event()
+    holder = Lease(bucket, lost.set)
+    assert holder.is_held()
+    follower = put_lock(bucket, 2, replace(ELSEWHERE))
+    assert not holder.is_held()
+    for path in (bucket / ".lock-000001", follower):
+        path.unlink()
+    assert not holder.is_held()
+    assert lost.wait(LEASE_SECONDS)
+    with pytest.raises(LeaseLostError, match="taken it over, or removed it"):
+        holder.close(forget=True)
+    assert list(bucket.iterdir()) == []
+
+
 @every_store_slowly
 def test_a_holder_that_was_followed_stops(bucket: ObjectPath) -> None:
     lost = threading.Event()
