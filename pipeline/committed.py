@@ -253,7 +253,7 @@ def read_rows(scan: Scan, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
     rows_of = dict(zip(paths, np.split(row_in_file[order], starts[1:]), strict=True))
     found = do_side_by_side(lambda path: _read_file_rows(path, rows_of[path], columns), paths)
     pieces = [schema.empty_table(), *chain.from_iterable(found)]
-    table = pa.concat_tables(pieces, promote_options="permissive").cast(schema)
+    table = pa.concat_tables(pieces, promote_options="permissive").select(schema.names).cast(schema)
     return table.take(np.argsort(order))
 
 
@@ -262,7 +262,8 @@ def _read_file_rows(path: AnyPath, rows: Any, columns: Sequence[str]) -> list[pa
     tables = []
     with open_parquet(path) as file:
         names = set(file.schema_arrow.names)
-        present = [name for name in columns if name in names]
+        # Without any column, a table would not know how many rows it has.
+        present = [name for name in columns if name in names] or [KEYS[0]]
         sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
         starts = np.cumsum([0, *sizes])
         group_of_row = np.searchsorted(starts, rows, side="right") - 1

@@ -5,7 +5,9 @@ Which files these replace, and in what order, is a matter of `pipeline.finalize`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +72,12 @@ def write_parts(folder: AnyPath, scan: Scan, parts: Parts) -> None:
     digest = _new_digest(folder, scan, winners)
     paths = [folder / f"part-{number:05d}-{digest}.parquet" for number in range(len(starts))]
     rows_of = {p: winners.slice(s, parts.rows) for s, p in zip(starts, paths, strict=True)}
-    for _ in do_side_by_side(
-        lambda path: _write_part(path, scan, rows_of[path], parts), paths, at_most=PARTS_AT_ONCE
-    ):
+    ended = threading.Event()
+
+    def write(path: AnyPath) -> None:
+        _write_part(path, _read_gathered(scan, rows_of[path], parts, ended), scan.schema)
+
+    for _ in do_side_by_side(write, paths, at_most=PARTS_AT_ONCE, ended=ended):
         pass
     if isinstance(folder, Path):
         sync(folder)
@@ -90,13 +95,23 @@ def _new_digest(folder: AnyPath, scan: Scan, winners: pa.Table) -> str:
     return next(name for name in names if not any(t.endswith(f"-{name}.parquet") for t in taken))
 
 
-def _write_part(path: AnyPath, scan: Scan, rows: pa.Table, parts: Parts) -> None:
+def _read_gathered(
+    scan: Scan, rows: pa.Table, parts: Parts, ended: threading.Event
+) -> Iterator[pa.Table]:
+    """The rows of a file, some at a time, until nobody waits for it any more."""
+    for start in range(0, len(rows), GATHERED_ROWS):
+        gathered = rows.slice(start, GATHERED_ROWS)
+        table = read_rows(scan, gathered, scan.schema.names)
+        yield parts.flag(table, gathered["sibling_distance"])
+        if ended.is_set():
+            # Put now, the file could come into what the next holder of a lost lock has finished.
+            raise CancelledError
+
+
+def _write_part(path: AnyPath, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
     writing = nullcontext(path) if isinstance(path, Path) else atomic_path(path)
-    with naming(path), writing as place, open_row_writer(place, scan.schema) as writer:
-        for start in range(0, len(rows), GATHERED_ROWS):
-            gathered = rows.slice(start, GATHERED_ROWS)
-            table = read_rows(scan, gathered, scan.schema.names)
-            table = parts.flag(table, gathered["sibling_distance"])
+    with naming(path), writing as place, open_row_writer(place, schema) as writer:
+        for table in tables:
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     if isinstance(path, Path):
         sync(path)

@@ -6,6 +6,7 @@ Arrow and the clients of object stores let other threads work while they read, d
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,11 @@ Found = TypeVar("Found")
 
 
 def do_side_by_side(
-    act: Callable[[AnyPath], Found], paths: Sequence[AnyPath], *, at_most: int = STORE_THREADS
+    act: Callable[[AnyPath], Found],
+    paths: Sequence[AnyPath],
+    *,
+    at_most: int = STORE_THREADS,
+    ended: threading.Event | None = None,
 ) -> Iterator[Found]:
     """What `act` gives for each of some files, in their order; the first error ends it.
 
@@ -31,6 +36,8 @@ def do_side_by_side(
         act: Safe to call from several threads. It begins few more than have been taken.
         paths: All of one store, or all local.
         at_most: So many at a time, where their number makes a difference in memory.
+        ended: Set when nobody takes what comes out any more, be it after an error or Ctrl-C. What
+            has been begun is waited for: where it takes long, `act` looks at this.
     """
     is_remote = bool(paths) and isinstance(paths[0], ObjectPath)
     threads = min(STORE_THREADS if is_remote else LOCAL_THREADS, at_most, len(paths))
@@ -46,6 +53,8 @@ def do_side_by_side(
             begun.extend(pool.submit(act, path) for path in islice(left, 1))
             yield found
     finally:
+        if ended is not None:
+            ended.set()
         pool.shutdown(cancel_futures=True)
 
 

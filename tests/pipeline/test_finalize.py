@@ -129,6 +129,8 @@ def test_carried_columns_of_later_shards(run: RunDirectory, make_table: MakeTabl
     commit_rows(run, make_table(IDS[:5]))
     carried = pa.schema([("note", pa.string())])
     commit_rows(run, make_table(IDS[5:], carried=carried, note="late"))
+    alone, _ = read_committed(run, ["note"])
+    assert alone["note"].to_pylist() == [None] * 5 + ["late"] * 5
     finalized(run)
     assert pq.read_table(run.metrics)["note"].to_pylist() == [None] * 5 + ["late"] * 5
 

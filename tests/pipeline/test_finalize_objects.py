@@ -1,14 +1,19 @@
 """Finalize where nothing can be renamed: files of two finalizes side by side, one in the end."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from pipeline.committed import read_committed
+from pipeline import compaction
+from pipeline.committed import Scan, read_committed, read_rows, scan_committed
+from pipeline.compaction import Parts, write_parts
 from pipeline.finalize import finalize
 from pipeline.rundir import RunDirectory
 from pipeline.shards import commit_rows
+from pipeline.side_by_side import do_side_by_side
 from pipeline.storage import ObjectPath
 
 MakeTable = Callable[..., pa.Table]
@@ -61,6 +66,32 @@ def test_no_file_that_may_be_read_is_written_over(run: RunDirectory) -> None:
     finalize(run, EXPECTED, rows_per_file=2, rules=rules)
     assert len(names(run.textures)) == 2
     assert not names(run.textures) & before
+
+
+def test_what_is_being_written_when_another_file_fails_is_not_put(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = names(run.textures)
+    both, left = threading.Barrier(2, timeout=30), []
+
+    def note(*args: Any, **options: Any) -> Iterator[None]:
+        left.append(options["ended"])
+        return do_side_by_side(*args, **options)
+
+    def read(scan: Scan, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+        both.wait()
+        if len(rows) == 2:
+            raise OSError(28, "No space left on device")
+        assert left[0].wait(30)
+        return read_rows(scan, rows, columns)
+
+    scan, parts = scan_committed(run), Parts(rows=2)
+    monkeypatch.setattr(compaction, "compute_sibling_distances", lambda _: pa.nulls(3, "float64"))
+    monkeypatch.setattr(compaction, "do_side_by_side", note)
+    monkeypatch.setattr(compaction, "read_rows", read)
+    with pytest.raises(OSError, match="No space"):
+        write_parts(run.textures, scan, parts)
+    assert names(run.textures) == before
 
 
 @pytest.mark.parametrize(
