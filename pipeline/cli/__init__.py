@@ -157,6 +157,11 @@ def main() -> None:
     except CycloptsError as error:
         sys.stderr.write(f"error: {_describe_usage(error)}\n")
         sys.exit(EXIT_USAGE)
+    except SystemExit as end:
+        # What Rich makes of an output that is no longer read has code 1, which is none of ours.
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(EXIT_PIPE)
+        raise
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _reader_has_gone():
             sys.exit(EXIT_PIPE)

@@ -32,10 +32,14 @@ def quick(weights_file: Path) -> list[str]:
     return options.split()
 
 
-@pytest.mark.parametrize("read", [True, False])
-def test_output_that_is_no_longer_read_is_no_error(read: bool) -> None:
+@pytest.mark.parametrize(
+    ("read", "arguments"),
+    [(True, ["config", "show"]), (False, ["config", "show"]), (False, ["--help"])],
+    ids=["read", "not-read", "not-read-rich"],
+)
+def test_output_that_is_no_longer_read_is_no_error(read: bool, arguments: list[str]) -> None:
     """As by `head`: no message, and the exit code of a process that SIGPIPE ends."""
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "config", "show"]
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
