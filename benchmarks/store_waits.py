@@ -78,17 +78,17 @@ def late_server(wait_s: float) -> Iterator[Any]:
     process.join()
 
 
-def measure(step: Callable[[], object], requests: Any) -> tuple[float, int]:
-    """Seconds that a step takes, and the requests that it makes."""
-    before, begun = requests.value, time.monotonic()
+def measure(step: Callable[[], object], requests: Any) -> tuple[float, float, int]:
+    """Seconds that a step takes, those of this process's CPU, and the requests that it makes."""
+    before, begun, cpu_begun = requests.value, time.monotonic(), time.process_time()
     step()
-    return time.monotonic() - begun, requests.value - before
+    return time.monotonic() - begun, time.process_time() - cpu_begun, requests.value - before
 
 
 def main() -> None:
     """Print the table, as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, default=3600)
+    parser.add_argument("--rows", type=int, default=900)
     parser.add_argument("--rows-per-shard", type=int, default=9)
     parser.add_argument("--wait-ms", type=float, default=30)
     arguments = parser.parse_args()
@@ -96,8 +96,8 @@ def main() -> None:
     print(f"* load when it began: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     shards = arguments.rows // arguments.rows_per_shard
     print(f"* {arguments.rows:,} rows in {shards:,} shards, {arguments.wait_ms:g} ms per request\n")
-    print("| step | threads | seconds | requests per shard | shards/s |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    print("| step | threads | seconds | requests per shard | shards/s | CPU ms per shard |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     with late_server(arguments.wait_ms / 1e3) as requests:
         for threads in (1, pipeline.side_by_side.STORE_THREADS):
             run = RunDirectory(ObjectPath(f"s3://{BUCKET}/{secrets.token_hex(4)}"))
@@ -105,9 +105,10 @@ def main() -> None:
             ids = scan_committed(run).winners["task_id"]
             with patch.object(pipeline.side_by_side, "STORE_THREADS", threads):
                 for name, step in steps(run, ids).items():
-                    seconds, made = measure(step, requests)
+                    seconds, cpu_s, made = measure(step, requests)
                     cells = [name, threads, f"{seconds:.1f}", f"{made / shards:.1f}"]
-                    print(f"| {' | '.join(map(str, cells))} | {shards / seconds:.1f} |", flush=True)
+                    cells += [f"{shards / seconds:.1f}", f"{1e3 * cpu_s / shards:.1f}"]
+                    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def steps(run: RunDirectory, task_ids: pa.ChunkedArray) -> dict[str, Callable[[], object]]:

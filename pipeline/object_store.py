@@ -40,6 +40,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
             "retries": {"mode": "standard", "total_max_attempts": 2},
             "connect_timeout": 10.0,
             "read_timeout": 30.0,
+            # Files are read side by side; with ten, as the client has it, they wait for each other.
+            "max_pool_connections": 64,
         }
     },
 }
