@@ -28,6 +28,12 @@ from pipeline.storage import AnyPath
 GATHERED_ROWS = 4 * ROW_GROUP_ROWS
 PARTS_AT_ONCE = 8
 """Files of `textures/` that are written side by side, where there are as many cores."""
+PARTS_BYTES = 2**31
+"""What the rows of these may take; of large pictures fewer files are written at once."""
+GATHERED_COPIES = 4
+"""Of gathered rows in memory, at most: as read, in order, in the writer, and as it encodes them."""
+SAMPLED_FILES = 16
+"""Of a run, whose textures are all of one size."""
 
 
 class FinalizeError(RuntimeError):
@@ -77,11 +83,29 @@ def write_parts(folder: AnyPath, scan: Scan, parts: Parts) -> None:
     def write(path: AnyPath) -> None:
         _write_part(path, _read_gathered(scan, rows_of[path], parts, ended), scan.schema)
 
-    for _ in do_side_by_side(write, paths, at_most=PARTS_AT_ONCE, ended=ended):
+    at_most = choose_parts_at_once(scan.files)
+    for _ in do_side_by_side(write, paths, at_most=at_most, ended=ended):
         pass
     if isinstance(folder, Path):
         sync(folder)
     _prove(paths, winners)
+
+
+def choose_parts_at_once(files: Sequence[AnyPath]) -> int:
+    """How many files are written side by side, by the bytes of a row in those that are read."""
+    sampled = files[:: -(-len(files) // SAMPLED_FILES) or 1]
+    sizes = list(do_side_by_side(_measure, sampled))
+    rows, size = sum(rows for rows, _ in sizes), sum(size for _, size in sizes)
+    of_a_part = GATHERED_COPIES * GATHERED_ROWS * size / max(rows, 1)
+    return max(1, min(PARTS_AT_ONCE, int(PARTS_BYTES / max(of_a_part, 1))))
+
+
+def _measure(path: AnyPath) -> tuple[int, int]:
+    """Rows of a file, and their bytes before they are compressed."""
+    with open_parquet(path) as file:
+        footer = file.metadata
+        groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+        return footer.num_rows, sum(group.total_byte_size for group in groups)
 
 
 def _new_digest(folder: AnyPath, scan: Scan, winners: pa.Table) -> str:

@@ -20,8 +20,8 @@ its files into `textures/` itself, under names that no file there has. Until ste
 earlier ones, `read_committed` sees each task once, who reads the folder as a whole not.
 
 Run again after a crash, it starts from what is there; with nothing to be done it writes nothing.
-Files are written side by side, one for each core and eight at most; of each a few row groups are
-in memory at a time. It must not run beside another finalize.
+Files are written side by side, one for each core and eight at most, fewer of large pictures; of
+each a few row groups are in memory at a time. It must not run beside another finalize.
 """
 
 from __future__ import annotations

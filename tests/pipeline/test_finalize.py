@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.committed import open_parquet, read_committed
-from pipeline.compaction import FinalizeError
+from pipeline.committed import list_files, open_parquet, read_committed
+from pipeline.compaction import FinalizeError, choose_parts_at_once
 from pipeline.finalize import Finalized, finalize
 from pipeline.resume import RunRecord, write_run_record, write_tasks
 from pipeline.rundir import RunDirectory
@@ -133,6 +133,22 @@ def test_carried_columns_of_later_shards(run: RunDirectory, make_table: MakeTabl
     assert alone["note"].to_pylist() == [None] * 5 + ["late"] * 5
     finalized(run)
     assert pq.read_table(run.metrics)["note"].to_pylist() == [None] * 5 + ["late"] * 5
+
+
+def test_of_large_pictures_fewer_files_are_written_at_once(
+    run: RunDirectory, make_table: MakeTable
+) -> None:
+    def choose(name: str, size: int) -> int:
+        directory = RunDirectory(run.path / name)
+        directory.create()
+        for task in IDS[:4]:
+            image = {"bytes": os.urandom(size), "path": "a.png"}
+            commit_rows(directory, make_table([task], image=image))
+        return choose_parts_at_once(list_files(directory))
+
+    # As of 256, 512 and 1024 px.
+    assert [choose(f"{size}", size) for size in (130_000, 500_000, 2_200_000)] == [8, 4, 1]
+    assert choose_parts_at_once([]) == 8
 
 
 def test_pandas_duckdb_and_datasets_read_the_folder(

@@ -75,14 +75,14 @@ def test_what_is_being_written_when_another_file_fails_is_not_put(
     both, left = threading.Barrier(2, timeout=30), []
 
     def note(*args: Any, **options: Any) -> Iterator[None]:
-        left.append(options["ended"])
+        left.append(options.get("ended"))
         return do_side_by_side(*args, **options)
 
     def read(scan: Scan, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
         both.wait()
         if len(rows) == 2:
             raise OSError(28, "No space left on device")
-        assert left[0].wait(30)
+        assert left[-1].wait(30)
         return read_rows(scan, rows, columns)
 
     scan, parts = scan_committed(run), Parts(rows=2)
