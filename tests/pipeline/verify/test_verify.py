@@ -113,10 +113,11 @@ def test_beside_a_process_that_commits_and_finalizes_there_is_no_problem(
     story: Story, problems_of: ProblemsOf
 ) -> None:
     run = story.run
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def work() -> None:
         with hold_run(run):
+            begun.set()
             for number in range(1, 1000):
                 story.commit(story.ids[:5], attempts=number)
                 story.commit(story.ids[5:], attempts=number)
@@ -127,12 +128,13 @@ def test_beside_a_process_that_commits_and_finalizes_there_is_no_problem(
     thread = threading.Thread(target=work)
     thread.start()
     try:
+        # Before the thread has the lock a missing row is one that nobody is about to write.
+        assert begun.wait(30)
         found = [problems_of(run, images=False) for _ in range(5)]
     finally:
         ended.set()
         thread.join()
-    # Only before the thread has the lock is a missing row one that nobody is about to write.
-    assert [problems for problems in found[1:] if problems] == []
+    assert [problems for problems in found if problems] == []
     assert problems_of(run) == {}
 
 
