@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -39,7 +40,7 @@ def hold_folder(folder: AnyPath, name: str) -> Iterator[Callable[[], bool]]:
     lock = FileLock(folder / name, timeout=LOCK_SECONDS)
     try:
         while not lock.is_locked:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             # Who had the lock may have ended, and the folder gone with it, since it was made.
             with suppress(FileNotFoundError):
                 lock.acquire()
@@ -49,6 +50,15 @@ def hold_folder(folder: AnyPath, name: str) -> Iterator[Callable[[], bool]]:
         yield lambda: True
     finally:
         lock.release()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        # It was there, and was removed before `mkdir` could see that it is a folder.
+        if folder.exists() and not folder.is_dir():
+            raise
 
 
 @contextmanager
