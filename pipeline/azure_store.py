@@ -10,7 +10,7 @@ from azure.core import MatchConditions
 from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
 from fsspec.asyn import sync
 
-from pipeline.pinned_file import ObjectChangedError, PinnedFile
+from pipeline.pinned_file import ObjectChangedError, PinningStore
 
 ACCOUNT_VARIABLES = (
     "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and what azure-identity finds, "
@@ -25,7 +25,7 @@ class NoAccountError(ValueError):
     """The environment does not say which account of Azure is meant, or not in a form that works."""
 
 
-class AzureStore(AzureBlobFileSystem):  # type: ignore[misc]
+class AzureStore(PinningStore, AzureBlobFileSystem):  # type: ignore[misc]
     """The file system of adlfs; the account comes from the variables `AZURE_STORAGE_*`."""
 
     def __init__(self, **options: Any) -> None:
@@ -61,11 +61,6 @@ class AzureStore(AzureBlobFileSystem):  # type: ignore[misc]
         if not entries:
             raise FileNotFoundError(path)
         return entries if detail else [entry["name"] for entry in entries]
-
-    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        if mode != "rb":
-            return super()._open(path, mode, **options)
-        return PinnedFile(self, path, mode, **options)
 
     def read_range(self, path: str, details: dict[str, Any], start: int, end: int) -> bytes:
         """Bytes of the version that `details` tells of.

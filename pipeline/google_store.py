@@ -9,7 +9,7 @@ from aiohttp import ClientTimeout
 from gcsfs.core import GCSFileSystem
 from gcsfs.retry import retry_request
 
-from pipeline.pinned_file import ObjectChangedError, PinnedFile
+from pipeline.pinned_file import ObjectChangedError, PinningStore
 
 TIMEOUT = ClientTimeout(total=None, sock_connect=10.0, sock_read=30.0)
 """Of a request; gcsfs itself waits for minutes."""
@@ -18,7 +18,7 @@ TIMEOUT = ClientTimeout(total=None, sock_connect=10.0, sock_read=30.0)
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
-class GoogleStore(GCSFileSystem):  # type: ignore[misc]
+class GoogleStore(PinningStore, GCSFileSystem):  # type: ignore[misc]
     """The plain file system of gcsfs, not the one that it registers for `gs://`.
 
     That one asks a second service, by gRPC, what kind of bucket it has before every call, and goes
@@ -30,11 +30,6 @@ class GoogleStore(GCSFileSystem):  # type: ignore[misc]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(requests_timeout=TIMEOUT, **options)
-
-    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        if mode != "rb":
-            return super()._open(path, mode, **options)
-        return PinnedFile(self, path, mode, **options)
 
     def read_range(self, path: str, details: dict[str, Any], start: int, end: int) -> bytes:
         """Bytes of the generation that `details` tells of.

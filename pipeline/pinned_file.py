@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fsspec.spec import AbstractBufferedFile
+from typing import Any
+
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 
 class ObjectChangedError(OSError):
@@ -25,3 +27,12 @@ class PinnedFile(AbstractBufferedFile):  # type: ignore[misc]
             self.fs.info(self.path)
             raise
         return data
+
+
+class PinningStore(AbstractFileSystem):  # type: ignore[misc]
+    """A file system whose files are read as `PinnedFile`s; put before the one that it changes."""
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if mode != "rb":
+            return super()._open(path, mode, **options)
+        return PinnedFile(self, path, mode, **options)

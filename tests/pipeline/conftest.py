@@ -90,6 +90,15 @@ def make_table() -> Callable[..., pa.Table]:
 
 
 @pytest.fixture
+def filled(run: RunDirectory, make_table: Callable[..., pa.Table]) -> RunDirectory:
+    """Four textures of each of two categories."""
+    ids = [f"x{number}-c0-v0" for number in range(8)]
+    commit_rows(run, make_table(ids[:4], category="bark", split="train"))
+    commit_rows(run, make_table(ids[4:], category="wool", split="train"))
+    return run
+
+
+@pytest.fixture
 def make_png() -> Callable[[str], bytes]:
     return png_of
 

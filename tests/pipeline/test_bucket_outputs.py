@@ -24,20 +24,10 @@ from pipeline.object_tree import list_names
 from pipeline.query import load_metrics
 from pipeline.rundir import RunDirectory
 from pipeline.selection import Selection
-from pipeline.shards import commit_rows
 from pipeline.storage import AnyPath, ObjectPath
 
 EVERYTHING = Selection(accepted_only=False)
 Export = Callable[..., None]
-
-
-@pytest.fixture
-def filled(run: RunDirectory, make_table: Callable[..., pa.Table]) -> RunDirectory:
-    """Four textures of each of two categories."""
-    ids = [f"x{number}-c0-v0" for number in range(8)]
-    commit_rows(run, make_table(ids[:4], category="bark", split="train"))
-    commit_rows(run, make_table(ids[4:], category="wool", split="train"))
-    return run
 
 
 @pytest.fixture
