@@ -223,8 +223,7 @@ def _has_keys_of(metrics: AnyPath, files: list[AnyPath]) -> bool:
 
 def _remove(run: RunDirectory, files: Iterable[AnyPath]) -> None:
     """Remove compacted files, what a killed writer left, and the folders that this empties."""
-    paths = [*files, *run.temporaries()]
-    remove_side_by_side(paths)
+    remove_side_by_side([*files, *run.temporaries()])
     for folder in run.replaced():
         if not any(folder.iterdir()):
             require_local(folder, "folder").rmdir()

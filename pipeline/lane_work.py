@@ -82,7 +82,11 @@ class LaneWork:
         self._sizes: list[Size] = compute_levels(
             self._synthesis, *config.texture_size, config.exemplar_size
         )
-        self.lanes = config.lanes if config.lanes != "auto" else self._choose_lanes()
+        self.lanes: int = (
+            choose_lanes(self._network, self._synthesis, self._sizes, config.exemplar_size)
+            if config.lanes == "auto"
+            else config.lanes
+        )
 
     def rows(self, tasks: Sequence[Row], lanes: int) -> Iterator[Row]:
         """Rows of tasks that may be worked on side by side, as they end.
@@ -135,9 +139,6 @@ class LaneWork:
             checkpoints={index: point for index, point in found.items() if point is not None},
             **blend_arguments(exemplars, [load_blend(task, self._config.size) for task in tasks]),
         )
-
-    def _choose_lanes(self) -> int:
-        return choose_lanes(self._network, self._synthesis, self._sizes, self._config.exemplar_size)
 
     def _rows_one_by_one(
         self, waiting: dict[str, Row], begun: set[str], before: BaseException

@@ -9,11 +9,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 from pipeline.object_path import ObjectPath
 from pipeline.object_store import call_store, list_folder
-from pipeline.side_by_side import do_side_by_side
+from pipeline.side_by_side import do_side_by_side, remove_side_by_side
 from pipeline.storage import AnyPath, download
 
 COPYING = ("s3", "gs")
@@ -67,7 +66,7 @@ def move_tree(source: ObjectPath, target: ObjectPath) -> None:
 def remove_tree(folder: ObjectPath) -> None:
     """Remove an object and all below it; nothing if there is none."""
     found = [*([folder] if folder.is_file() else []), *list_tree(folder)]
-    _do_all(lambda path: path.unlink(missing_ok=True), found)
+    remove_side_by_side(found)
 
 
 def _move(source: ObjectPath, target: ObjectPath) -> None:
@@ -86,5 +85,5 @@ def _move(source: ObjectPath, target: ObjectPath) -> None:
 
 
 def _do_all(act: Callable[[ObjectPath], None], paths: Sequence[ObjectPath]) -> None:
-    for _ in do_side_by_side(lambda path: act(cast(ObjectPath, path)), paths):
+    for _ in do_side_by_side(act, paths):
         pass

@@ -20,12 +20,13 @@ STORE_THREADS = 16
 LOCAL_THREADS = min(8, os.cpu_count() or 1)
 """Files of a disk, where the cores set the limit."""
 
+Place = TypeVar("Place", bound=AnyPath)
 Found = TypeVar("Found")
 
 
 def do_side_by_side(
-    act: Callable[[AnyPath], Found],
-    paths: Sequence[AnyPath],
+    act: Callable[[Place], Found],
+    paths: Sequence[Place],
     *,
     at_most: int = STORE_THREADS,
     ended: threading.Event | None = None,

@@ -56,3 +56,14 @@ def test_requests(row: list[float]) -> None:
     )
     expected = [float(cell.replace(",", "")) for cell in describe_requests(flow)]
     assert row == [pytest.approx(value, rel=0.03) for value in expected]
+
+
+@pytest.mark.parametrize("row", rows(5))
+def test_hours_of_a_finalize_in_a_bucket(row: list[float]) -> None:
+    rows_of_a_shard, _, _, cpu_ms, hours = row
+    expected = 5e6 / rows_of_a_shard * cpu_ms / 3.6e6
+    assert hours == pytest.approx(expected, rel=0.03)
+
+
+def test_that_table_is_found() -> None:
+    assert [row[0] for row in rows(5)] == [9, 9, 32, 32]
